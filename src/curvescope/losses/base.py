@@ -1,0 +1,111 @@
+"""What a loss must tell: the SUM over a batch and its own DENOMINATOR.
+
+The objective is ``sum of losses / sum of denominators`` over the whole data, whatever
+the batches are. That is why a loss here never returns a batch mean. This room knows
+outputs and targets; it knows neither models nor parameters.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from curvescope._core.checks import describe, message
+
+Reduction = Literal["mean", "sum"]
+Product = Callable[[Tensor], Tensor]
+REDUCTIONS = ("mean", "sum")
+
+
+class AbstractLoss(ABC):
+    """A loss that is a sum of terms, and the number that a mean divides it by.
+
+    Attributes:
+        name: For reports.
+        reduction: ``"mean"`` or ``"sum"``: the unit of the curvature matrices.
+    """
+
+    name: str
+    reduction: Reduction
+
+    @abstractmethod
+    def total(self, outputs: Tensor, targets: Any) -> Tensor:
+        """Return the sum of the loss over the batch, differentiable in ``outputs``."""
+
+    @abstractmethod
+    def denominator(self, outputs: Tensor, targets: Any) -> float:
+        """Return the batch's share of what a mean divides by."""
+
+    @abstractmethod
+    def check(self, outputs: Tensor, targets: Any) -> None:
+        """Raise ``ValueError`` or ``TypeError`` where outputs and targets do not fit."""
+
+    @abstractmethod
+    def output_hessian(self, outputs: Tensor, targets: Any) -> Product:
+        """Return the product with the Hessian of `total` with respect to the outputs.
+
+        The function takes and returns stacks of shape ``(k, *outputs.shape)``.
+        """
+
+    @abstractmethod
+    def sampled_gradients(
+        self, outputs: Tensor, targets: Any, *, num: int, generator: torch.Generator
+    ) -> Tensor:
+        """Return gradients by the outputs with labels drawn from the model.
+
+        Shape ``(num, *outputs.shape)``; for the exponential families (cross-entropy,
+        squared error, binary cross-entropy) the mean of their outer products is the
+        output Hessian.
+
+        Raises:
+            TypeError: If the loss is no negative log-likelihood.
+        """
+
+
+def autodiff_output_hessian(
+    loss: AbstractLoss, outputs: Tensor, targets: Any
+) -> Product:
+    """Return the output Hessian's product by double backward through the loss alone."""
+    with torch.enable_grad():
+        leaf = outputs.detach().requires_grad_()
+        (gradient,) = torch.autograd.grad(
+            loss.total(leaf, targets), leaf, create_graph=True
+        )
+
+    def product(U: Tensor) -> Tensor:
+        if not gradient.requires_grad:  # the loss is linear in the outputs
+            return torch.zeros_like(U)
+        columns = [
+            torch.autograd.grad(
+                gradient, leaf, u, retain_graph=True, materialize_grads=True
+            )[0]
+            for u in U
+        ]
+        return torch.stack(columns)
+
+    return product
+
+
+def no_likelihood(name: str) -> TypeError:
+    remedy = 'Use "cross_entropy", "mse", "bce_with_logits" or "nll", or `cs.GGN`.'
+    return TypeError(
+        message("loss", "be a negative log-likelihood", f'"{name}"', remedy)
+    )
+
+
+def require_same_shape(outputs: Tensor, targets: Any, name: str) -> None:
+    if not isinstance(targets, Tensor):
+        raise TypeError(
+            message("targets", f"be a tensor for {name}", describe(targets))
+        )
+    if outputs.shape != targets.shape:
+        contract = f"have the outputs' shape {tuple(outputs.shape)} for {name}"
+        remedy = "Reshape or one-hot encode them; nothing is broadcast."
+        raise ValueError(message("targets", contract, tuple(targets.shape), remedy))
+    if not targets.is_floating_point():
+        remedy = "Convert the targets with `.float()`."
+        raise TypeError(
+            message("targets", f"be floating point for {name}", targets.dtype, remedy)
+        )

@@ -1,0 +1,259 @@
+"""Cross-entropy of logits, and the negative log-likelihood of log-probabilities."""
+
+from dataclasses import dataclass
+from typing import Any, final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from curvescope._core.checks import describe, message
+from curvescope.losses.base import AbstractLoss, Product, Reduction
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class CrossEntropy(AbstractLoss):
+    r"""Softmax cross-entropy of logits, as ``torch.nn.functional.cross_entropy``.
+
+    .. math:: \ell = -w_y \log \operatorname{softmax}(f)_y,\quad
+       D = \sum_n w_{y_n} [y_n \neq \text{ignore}]
+
+    Attributes:
+        weight: Weight of each class, shape ``(C,)``.
+        ignore_index: Label whose positions do not count.
+        label_smoothing: In [0, 1].
+        class_dim: Where the classes are in the outputs; ``None`` finds it from the
+            targets' shape: ``(N, C)``, ``(N, C, ...)`` or sequence logits ``(N, T, C)``.
+        shift: Whether position t predicts label t + 1 (causal language models).
+        reduction: Unit of the objective.
+        name: For reports.
+    """
+
+    weight: Tensor | None = None
+    ignore_index: int = -100
+    label_smoothing: float = 0.0
+    class_dim: int | None = None
+    shift: bool = False
+    reduction: Reduction = "mean"
+    name: str = "cross_entropy"
+
+    def _dim(self, outputs: Tensor, targets: Tensor) -> int:
+        if self.class_dim is not None:
+            return self.class_dim % outputs.ndim
+        if outputs.ndim <= 2 or targets.shape == outputs.shape:
+            return outputs.ndim - 1 if outputs.ndim <= 2 else 1
+        first = tuple(targets.shape) == (outputs.shape[0], *outputs.shape[2:])
+        last = tuple(targets.shape) == tuple(outputs.shape[:-1])
+        if first and last:
+            contract = "tell where the classes are when both places fit"
+            remedy = "Pass `cs.losses.CrossEntropy(class_dim=1)` or `class_dim=-1`."
+            raise ValueError(message("loss", contract, tuple(outputs.shape), remedy))
+        return 1 if first else outputs.ndim - 1
+
+    def _rows(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Return logits of shape (M, C) and labels of shape (M,) or (M, C)."""
+        dim = self._dim(outputs, targets)
+        soft = targets.is_floating_point()
+        if outputs.ndim == 1:
+            outputs, targets, dim = outputs[None], targets[None], 1
+        logits = outputs.movedim(dim, -1)
+        if soft:
+            targets = targets.movedim(dim, -1)
+        if self.shift:
+            logits, targets = logits[:, :-1], targets[:, 1:]
+        classes = logits.shape[-1]
+        labels = targets.reshape(-1, classes) if soft else targets.reshape(-1)
+        return logits.reshape(-1, classes), labels
+
+    def _weight(self, like: Tensor) -> Tensor | None:
+        return None if self.weight is None else self.weight.to(like)
+
+    def total(self, outputs: Tensor, targets: Any) -> Tensor:
+        """Return the weighted sum over all positions that count."""
+        logits, labels = self._rows(outputs, targets)
+        return F.cross_entropy(
+            logits,
+            labels if labels.is_floating_point() else labels.long(),
+            weight=self._weight(logits),
+            ignore_index=self.ignore_index,
+            label_smoothing=self.label_smoothing,
+            reduction="sum",
+        )
+
+    def denominator(self, outputs: Tensor, targets: Any) -> float:
+        """Return the labels' total class weight; with soft targets, their number."""
+        _, labels = self._rows(outputs, targets)
+        if labels.is_floating_point():
+            return float(len(labels))
+        counted = labels[labels != self.ignore_index].long()
+        if self.weight is None:
+            return float(counted.numel())
+        return float(self.weight.double().to(labels.device)[counted].sum())
+
+    def check(self, outputs: Tensor, targets: Any) -> None:
+        """Check shapes and the labels' range."""
+        if not isinstance(targets, Tensor):
+            got = describe(targets)
+            raise TypeError(message("targets", "be a tensor for cross-entropy", got))
+        if outputs.ndim == 0:
+            raise ValueError(message("outputs", "have a class dimension", "a scalar"))
+        dim = self._dim(outputs, targets)
+        expected = tuple(s for i, s in enumerate(outputs.shape) if i != dim)
+        classes = outputs.shape[dim]
+        if targets.is_floating_point():
+            if targets.shape != outputs.shape:
+                contract = f"be labels of shape {expected} or probabilities {tuple(outputs.shape)}"
+                raise ValueError(message("targets", contract, describe(targets)))
+        elif tuple(targets.shape) != expected:
+            contract = (
+                f"have shape {expected} for outputs of shape {tuple(outputs.shape)}"
+            )
+            raise ValueError(message("targets", contract, tuple(targets.shape)))
+        if self.weight is not None and tuple(self.weight.shape) != (classes,):
+            contract = f"have one entry for each of the {classes} classes"
+            raise ValueError(message("weight", contract, tuple(self.weight.shape)))
+        if not targets.is_floating_point():
+            counted = targets[targets != self.ignore_index]
+            if (
+                counted.numel()
+                and not 0 <= int(counted.min()) <= int(counted.max()) < classes
+            ):
+                got = f"labels from {int(counted.min())} to {int(counted.max())}"
+                remedy = (
+                    "Is the model's number of classes right, or are the labels 1-based?"
+                )
+                contract = f"lie in 0..{classes - 1} (or be {self.ignore_index})"
+                raise ValueError(message("targets", contract, got, remedy))
+
+    def _mass(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return each row's total target weight: the factor of diag(p) - p p'."""
+        classes = logits.shape[-1]
+        weight = self._weight(logits)
+        smooth = self.label_smoothing
+        if labels.is_floating_point():
+            target = labels.to(logits) * (1 - smooth) + smooth / classes
+            return target.sum(-1) if weight is None else (target * weight).sum(-1)
+        counted = labels != self.ignore_index
+        if weight is None:
+            return counted.to(logits)
+        own = weight[labels.clamp(0, classes - 1).long()]
+        return torch.where(counted, (1 - smooth) * own + smooth * weight.mean(), 0.0)
+
+    def _unrows(self, rows: Tensor, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Undo `_rows` for a stack of shape (k, M, C)."""
+        dim = self._dim(outputs, targets)
+        if outputs.ndim == 1:
+            return rows.reshape(-1, *outputs.shape)
+        shape = outputs.movedim(dim, -1).shape
+        if self.shift:
+            rows = rows.reshape(-1, shape[0], shape[1] - 1, *shape[2:])
+            last = rows.new_zeros(rows.shape[0], shape[0], 1, *shape[2:])
+            rows = torch.cat([rows, last], dim=2)
+        return rows.reshape(-1, *shape).movedim(-1, dim + 1)
+
+    def output_hessian(self, outputs: Tensor, targets: Any) -> Product:
+        """Return the product with ``mass (diag p - p p')`` of every position."""
+        logits, labels = self._rows(outputs.detach(), targets)
+        p = torch.softmax(logits, -1)
+        mass = self._mass(logits, labels)[:, None]
+
+        def product(U: Tensor) -> Tensor:
+            V = torch.stack([self._rows(u, targets)[0] for u in U])
+            weighted = p * V
+            rows = mass * (weighted - p * weighted.sum(-1, keepdim=True))
+            return self._unrows(rows, outputs, targets)
+
+        return product
+
+    def sampled_gradients(
+        self, outputs: Tensor, targets: Any, *, num: int, generator: torch.Generator
+    ) -> Tensor:
+        """Draw labels from the softmax; the gradient is ``sqrt(mass) (p - e_y)``."""
+        logits, labels = self._rows(outputs.detach(), targets)
+        p = torch.softmax(logits, -1)
+        uniform = torch.rand(
+            num,
+            len(p),
+            1,
+            generator=generator,
+            device=generator.device,
+            dtype=torch.float64,
+        ).to(p.device)
+        drawn = (p.double().cumsum(-1) < uniform).sum(-1).clamp_max(p.shape[-1] - 1)
+        onehot = F.one_hot(drawn, p.shape[-1]).to(p)
+        rows = self._mass(logits, labels).sqrt()[:, None] * (p - onehot)
+        return self._unrows(rows, outputs, targets)
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class NLL(AbstractLoss):
+    """Negative log-likelihood of log-probabilities ``(N, C)`` or ``(N, C, ...)``.
+
+    It is linear in the outputs: the GGN of a network that ends in log-probabilities
+    vanishes, and the functional Hessian is the whole Hessian.
+    """
+
+    weight: Tensor | None = None
+    ignore_index: int = -100
+    reduction: Reduction = "mean"
+    name: str = "nll"
+
+    def _as_cross_entropy(self) -> CrossEntropy:
+        return CrossEntropy(
+            weight=self.weight, ignore_index=self.ignore_index, class_dim=1
+        )
+
+    def total(self, outputs: Tensor, targets: Any) -> Tensor:
+        """Return the weighted sum over all positions that count."""
+        weight = None if self.weight is None else self.weight.to(outputs)
+        return F.nll_loss(
+            outputs,
+            targets,
+            weight=weight,
+            ignore_index=self.ignore_index,
+            reduction="sum",
+        )
+
+    def denominator(self, outputs: Tensor, targets: Any) -> float:
+        """Return the labels' total class weight."""
+        return self._as_cross_entropy().denominator(outputs, targets)
+
+    def check(self, outputs: Tensor, targets: Any) -> None:
+        """Check shapes, the labels' range, and that the outputs are log-probabilities."""
+        self._as_cross_entropy().check(outputs, targets)
+        mass = torch.logsumexp(outputs.detach(), 1)
+        if not bool((mass.abs() < 1e-2).all()):
+            remedy = 'For logits use "cross_entropy".'
+            got = f"a log-sum-exp of {float(mass.abs().max()):.3g}"
+            raise ValueError(
+                message("outputs", "be log-probabilities for nll", got, remedy)
+            )
+
+    def output_hessian(self, outputs: Tensor, targets: Any) -> Product:
+        """Return the product with zero."""
+        return torch.zeros_like
+
+    def sampled_gradients(
+        self, outputs: Tensor, targets: Any, *, num: int, generator: torch.Generator
+    ) -> Tensor:
+        """Draw labels from the model; the gradient is ``-sqrt(w) e_y``."""
+        log_p = outputs.detach().movedim(1, -1)
+        rows = log_p.reshape(-1, log_p.shape[-1])
+        uniform = torch.rand(
+            num,
+            len(rows),
+            1,
+            generator=generator,
+            device=generator.device,
+            dtype=torch.float64,
+        ).to(rows.device)
+        drawn = (
+            (rows.double().exp().cumsum(-1) < uniform)
+            .sum(-1)
+            .clamp_max(rows.shape[-1] - 1)
+        )
+        mass = self._as_cross_entropy()._mass(rows, targets.reshape(-1))
+        onehot = -mass.sqrt()[:, None] * F.one_hot(drawn, rows.shape[-1]).to(rows)
+        return onehot.reshape(num, *log_p.shape).movedim(-1, 2)
