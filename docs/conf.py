@@ -63,7 +63,14 @@ def directive(value):
 def room_page(name, module, documented):
     """Write one room's page; an object has its entry in the first room only."""
     full = f"curvescope.{name}"
-    lines = [full, "=" * len(full), "", f".. automodule:: {full}", "   :no-members:", ""]
+    lines = [
+        full,
+        "=" * len(full),
+        "",
+        f".. automodule:: {full}",
+        "   :no-members:",
+        "",
+    ]
     for public in module.__all__:
         value = getattr(module, public)
         if inspect.ismodule(value) or documented.get(id(value)):
@@ -71,7 +78,9 @@ def room_page(name, module, documented):
         documented[id(value)] = f"{full}.{public}"
         kind = directive(value)
         lines += [f".. {kind}:: {full}.{public}"]
-        lines += ["   :members:", "   :show-inheritance:"] if kind == "autoclass" else []
+        lines += (
+            ["   :members:", "   :show-inheritance:"] if kind == "autoclass" else []
+        )
         lines.append("")
     return "\n".join(lines)
 
