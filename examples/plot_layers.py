@@ -4,6 +4,8 @@ Writes ``runs/examples/layers.png``.
 """
 
 # %%
+import itertools
+
 import torch
 
 import curvescope as cs
@@ -16,7 +18,7 @@ images = torch.stack([image for image, _ in digits]).flatten(1).double()
 labels = torch.tensor([int(label) for _, label in digits])
 widths = [64, 12, 12, 12, 10]
 layers = []
-for width, following in zip(widths, widths[1:], strict=False):
+for width, following in itertools.pairwise(widths):
     layers += [torch.nn.Linear(width, following), torch.nn.Tanh()]
 model = torch.nn.Sequential(*layers[:-1]).double()
 
