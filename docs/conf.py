@@ -45,12 +45,24 @@ copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
 
 
+def public_names(module):
+    """Return what a room exports: its ``__all__``, or what it defines itself."""
+    if hasattr(module, "__all__"):
+        return list(module.__all__)
+    return [
+        name
+        for name, value in vars(module).items()
+        if not name.startswith("_")
+        and getattr(value, "__module__", None) == module.__name__
+    ]
+
+
 def rooms():
-    """Return the public sub-modules that have an ``__all__``, by name."""
+    """Return the public sub-modules that export anything, by name."""
     names = sorted(info.name for info in pkgutil.iter_modules(curvescope.__path__))
     public = [name for name in names if not name.startswith("_")]
     modules = {n: importlib.import_module(f"curvescope.{n}") for n in public}
-    return {n: m for n, m in modules.items() if getattr(m, "__all__", ())}
+    return {n: m for n, m in modules.items() if public_names(m)}
 
 
 def directive(value):
@@ -71,7 +83,7 @@ def room_page(name, module, documented):
         "   :no-members:",
         "",
     ]
-    for public in module.__all__:
+    for public in public_names(module):
         value = getattr(module, public)
         if inspect.ismodule(value) or documented.get(id(value)):
             continue
@@ -114,9 +126,7 @@ def write_reference():
     for name, module in rooms().items():
         page = room_page(name, module, documented)
         (folder / f"{name}.rst").write_text(page, encoding="utf-8")
-    (HERE / "reference" / "generated" / "names.rst").write_text(
-        names_page(documented), encoding="utf-8"
-    )
+    (folder / "names.rst").write_text(names_page(documented), encoding="utf-8")
 
 
 write_reference()
