@@ -34,13 +34,11 @@ def available_memory(device: torch.device) -> int:
             device
         )
         return int(free) + int(cached)
-    candidates = []
     try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                candidates.append(int(line.split()[1]) * 1024)
+        lines = Path("/proc/meminfo").read_text().splitlines()
     except OSError:
-        candidates.append(4 * GIB)  # systems without /proc: a cautious guess
+        lines = [f"MemAvailable: {4 * GIB // 1024} kB"]  # no /proc: a cautious guess
+    candidates = [int(x.split()[1]) * 1024 for x in lines if x.startswith("MemAvailable:")]
     group = _cgroup_free()
     if group is not None:
         candidates.append(group)

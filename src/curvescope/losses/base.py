@@ -43,6 +43,10 @@ class AbstractLoss(ABC):
         """Raise ``ValueError`` or ``TypeError`` where outputs and targets do not fit."""
 
     @abstractmethod
+    def correct(self, outputs: Tensor, targets: Any) -> tuple[int, int] | None:
+        """Return (right predictions, predictions) of a classifier, else ``None``."""
+
+    @abstractmethod
     def output_hessian(self, outputs: Tensor, targets: Any) -> Product:
         """Return the product with the Hessian of `total` with respect to the outputs.
 
@@ -89,6 +93,7 @@ def autodiff_output_hessian(
 
 
 def no_likelihood(name: str) -> TypeError:
+    """Return the error of a loss that has no distribution to draw labels from."""
     remedy = 'Use "cross_entropy", "mse", "bce_with_logits" or "nll", or `cs.GGN`.'
     return TypeError(
         message("loss", "be a negative log-likelihood", f'"{name}"', remedy)
@@ -96,6 +101,7 @@ def no_likelihood(name: str) -> TypeError:
 
 
 def require_same_shape(outputs: Tensor, targets: Any, name: str) -> None:
+    """Refuse targets that would be broadcast, or that are not floating point."""
     if not isinstance(targets, Tensor):
         raise TypeError(
             message("targets", f"be a tensor for {name}", describe(targets))

@@ -152,6 +152,15 @@ class CrossEntropy(AbstractLoss):
             rows = torch.cat([rows, last], dim=2)
         return rows.reshape(-1, *shape).movedim(-1, dim + 1)
 
+    def correct(self, outputs: Tensor, targets: Any) -> tuple[int, int] | None:
+        """Count the positions whose largest logit is the label's."""
+        logits, labels = self._rows(outputs, targets)
+        if labels.is_floating_point():
+            labels = labels.argmax(-1)
+        counted = labels != self.ignore_index
+        right = (logits.argmax(-1) == labels) & counted
+        return int(right.sum()), int(counted.sum())
+
     def output_hessian(self, outputs: Tensor, targets: Any) -> Product:
         """Return the product with ``mass (diag p - p p')`` of every position."""
         logits, labels = self._rows(outputs.detach(), targets)
@@ -230,6 +239,10 @@ class NLL(AbstractLoss):
             raise ValueError(
                 message("outputs", "be log-probabilities for nll", got, remedy)
             )
+
+    def correct(self, outputs: Tensor, targets: Any) -> tuple[int, int] | None:
+        """Count the positions whose largest log-probability is the label's."""
+        return self._as_cross_entropy().correct(outputs, targets)
 
     def output_hessian(self, outputs: Tensor, targets: Any) -> Product:
         """Return the product with zero."""

@@ -46,6 +46,10 @@ class SquaredError(AbstractLoss):
         """Check that nothing would be broadcast."""
         require_same_shape(outputs, targets, self.name)
 
+    def correct(self, outputs: Tensor, targets: Any) -> tuple[int, int] | None:
+        """Return ``None``: this is no classification."""
+        return None
+
     def output_hessian(self, outputs: Tensor, targets: Any) -> Product:
         """Return the product with ``2 scale I``."""
         factor = 2.0 * self.scale
@@ -116,6 +120,11 @@ class BCEWithLogits(AbstractLoss):
             factor = factor * (1 + (self.pos_weight.to(s) - 1) * targets)
         return factor if self.weight is None else factor * self.weight.to(s)
 
+    def correct(self, outputs: Tensor, targets: Any) -> tuple[int, int] | None:
+        """Count the elements on the right side of one half."""
+        right = (outputs > 0) == (targets > 0.5)
+        return int(right.sum()), right.numel()
+
     def output_hessian(self, outputs: Tensor, targets: Any) -> Product:
         """Return the product with the diagonal ``w s (1 - s)``."""
         factor = self._curvature(outputs, targets)
@@ -159,6 +168,10 @@ class LogCosh(AbstractLoss):
     def check(self, outputs: Tensor, targets: Any) -> None:
         """Check that nothing would be broadcast."""
         require_same_shape(outputs, targets, self.name)
+
+    def correct(self, outputs: Tensor, targets: Any) -> tuple[int, int] | None:
+        """Return ``None``: this is no classification."""
+        return None
 
     def output_hessian(self, outputs: Tensor, targets: Any) -> Product:
         """Return the product with the diagonal ``1 / cosh(f - y)^2``."""

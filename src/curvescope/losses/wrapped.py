@@ -70,6 +70,10 @@ class ModuleLoss(AbstractLoss):
                 message("loss", contract, f"{self.name}: {mean} != {ours}", remedy)
             )
 
+    def correct(self, outputs: Tensor, targets: Any) -> tuple[int, int] | None:
+        """Return ``None``: this is no classification."""
+        return None
+
     def output_hessian(self, outputs: Tensor, targets: Any) -> Product:
         """Return the product by double backward through the module."""
         return autodiff_output_hessian(self, outputs, targets)
@@ -115,6 +119,10 @@ class _CallableLoss(AbstractLoss):
         if not isinstance(value, Tensor) or value.numel() != 1:
             got = describe(value)
             raise TypeError(message("fn", "return one number for a batch", got))
+
+    def correct(self, outputs: Tensor, targets: Any) -> tuple[int, int] | None:
+        """Return ``None``: this is no classification."""
+        return None
 
     def output_hessian(self, outputs: Tensor, targets: Any) -> Product:
         """Return the product by double backward through the function."""
@@ -174,5 +182,5 @@ def Loss(
         returns=reduction,
         denominator_function=denominator,
         reduction=reduction,
-        name=name or getattr(fn, "__name__", type(fn).__name__),
+        name=name or str(getattr(fn, "__name__", type(fn).__name__)),
     )

@@ -1,0 +1,75 @@
+"""The flat parameter vector: which named tensor lies where."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor
+
+from curvescope.results import ParamSlice
+
+
+@final
+@dataclass(frozen=True)
+class Layout:
+    """Named parameters in order, and optionally the entries of them that count.
+
+    Attributes:
+        names: Names, as ``named_parameters()`` gives them.
+        shapes: Their shapes.
+        entries: Indices into the concatenated vector that are selected, ascending;
+            ``None`` for all.
+    """
+
+    names: tuple[str, ...]
+    shapes: tuple[torch.Size, ...]
+    entries: Tensor | None = None
+
+    @staticmethod
+    def of(
+        parameters: Mapping[str, Tensor], *, entries: Tensor | None = None
+    ) -> "Layout":
+        """Return the layout of named tensors."""
+        return Layout(
+            tuple(parameters), tuple(p.shape for p in parameters.values()), entries
+        )
+
+    @property
+    def full_size(self) -> int:
+        """Entries of all named parameters together."""
+        return sum(shape.numel() for shape in self.shapes)
+
+    @property
+    def size(self) -> int:
+        """Length of the vectors: the selected entries."""
+        return self.full_size if self.entries is None else len(self.entries)
+
+    def slices(self) -> tuple[ParamSlice, ...]:
+        """Return each parameter's place in the vector."""
+        bounds = [0]
+        for shape in self.shapes:
+            bounds.append(bounds[-1] + shape.numel())
+        if self.entries is not None:
+            edges = torch.tensor(bounds, device=self.entries.device)
+            bounds = [int(i) for i in torch.searchsorted(self.entries, edges)]
+        return tuple(
+            ParamSlice(name=name, start=start, stop=stop, shape=tuple(shape))
+            for name, shape, start, stop in zip(
+                self.names, self.shapes, bounds[:-1], bounds[1:], strict=True
+            )
+        )
+
+    def split(self, V: Tensor) -> list[Tensor]:
+        """Split vectors of shape ``(k, n)`` into tensors of shape ``(k, *shape)``."""
+        if self.entries is not None:
+            full = V.new_zeros(V.shape[0], self.full_size)
+            full[:, self.entries] = V
+            V = full
+        pieces = V.split([shape.numel() for shape in self.shapes], dim=1)
+        return [p.reshape(-1, *s) for p, s in zip(pieces, self.shapes, strict=True)]
+
+    def join(self, tensors: Sequence[Tensor]) -> Tensor:
+        """Undo `split`."""
+        V = torch.cat([t.reshape(t.shape[0], -1) for t in tensors], dim=1)
+        return V if self.entries is None else V[:, self.entries]

@@ -1,0 +1,122 @@
+"""Running a model as a function of its parameters, leaving it as it was.
+
+Whatever mode the model is in, it runs in the mode that is asked (eval unless told
+otherwise), on parameters and buffers that are passed in, with attention kernels that
+have second derivatives; afterwards modes, buffers and random streams are as before.
+"""
+
+import random
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any, final
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from curvescope._core.checks import describe, message
+from curvescope.autodiff.folding import FoldedEvaluation
+
+
+@contextmanager
+def preserved_random_state(device: torch.device) -> Iterator[None]:
+    """Give back the global random streams of torch, NumPy and Python as they were."""
+    devices = [device] if device.type == "cuda" else []
+    state_python, state_numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
+    with torch.random.fork_rng(devices=devices):
+        try:
+            yield
+        finally:
+            random.setstate(state_python)
+            np.random.set_state(state_numpy)  # noqa: NPY002
+
+
+@contextmanager
+def _training_flags(model: nn.Module, *, train: bool) -> Iterator[None]:
+    flags = [(module, module.training) for module in model.modules()]
+    model.train(train)
+    try:
+        yield
+    finally:
+        for module, flag in flags:
+            module.training = flag
+
+
+@final
+@dataclass(frozen=True)
+class Network:
+    """A model as a pure function of parameters, buffers and inputs.
+
+    Attributes:
+        model: The user's module; never changed.
+        train: Whether it runs in train mode.
+        device: Where it runs.
+    """
+
+    model: nn.Module
+    train: bool
+    device: torch.device
+
+    @property
+    def has_convolutions(self) -> bool:
+        """Whether any 2-d convolution is inside."""
+        return any(isinstance(m, nn.Conv2d) for m in self.model.modules())
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Enter everything a forward or backward pass of the model needs."""
+        recurrent = any(isinstance(m, nn.RNNBase) for m in self.model.modules())
+        with ExitStack() as stack:
+            stack.enter_context(preserved_random_state(self.device))
+            stack.enter_context(_training_flags(self.model, train=self.train))
+            stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+            if recurrent:  # cuDNN's RNN kernels have no second derivative
+                stack.enter_context(torch.backends.cudnn.flags(enabled=False))
+            stack.enter_context(torch.autocast(self.device.type, enabled=False))
+            yield
+
+    def outputs(
+        self,
+        parameters: Mapping[str, Tensor],
+        buffers: Mapping[str, Tensor],
+        inputs: Any,
+        *,
+        folding: FoldedEvaluation | None = None,
+    ) -> Tensor:
+        """Return the model's outputs for one batch of inputs, inside `running`."""
+        args, kwargs = call_arguments(inputs)
+        state = {**parameters, **{name: b.clone() for name, b in buffers.items()}}
+        if folding is None:
+            output = torch.func.functional_call(self.model, state, args, kwargs)
+            return extract_output(output)
+        with folding:
+            output = torch.func.functional_call(self.model, state, args, kwargs)
+        return extract_output(folding.compute(output))
+
+
+def call_arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return how a model is called on ``inputs``: a tensor, a tuple or a mapping."""
+    if isinstance(inputs, Mapping):
+        return (), dict(inputs)
+    if isinstance(inputs, (tuple, list)):
+        return tuple(inputs), {}
+    return (inputs,), {}
+
+
+def extract_output(output: Any) -> Tensor:
+    """Return the tensor of outputs: itself, ``.logits`` or ``["logits"]``.
+
+    Raises:
+        TypeError: If there is no telling which tensor is meant.
+    """
+    if isinstance(output, Tensor):
+        return output
+    logits = output.get("logits") if isinstance(output, Mapping) else None
+    logits = getattr(output, "logits", None) if logits is None else logits
+    if isinstance(logits, Tensor):
+        return logits
+    remedy = "Wrap the model in a module that returns the tensor the loss needs."
+    contract = "return a tensor, or an object with `logits`"
+    raise TypeError(message("model", contract, describe(type(output)), remedy))

@@ -1,0 +1,20 @@
+"""Curvature matrices of a network, known by their products; no algorithms here."""
+
+from curvescope.curvature.jacobian import NTK, Jacobian
+from curvescope.curvature.matrices import (
+    GGN,
+    EmpiricalFisher,
+    FunctionalHessian,
+    Hessian,
+    MonteCarloFisher,
+)
+
+__all__ = [
+    "GGN",
+    "NTK",
+    "EmpiricalFisher",
+    "FunctionalHessian",
+    "Hessian",
+    "Jacobian",
+    "MonteCarloFisher",
+]

@@ -1,0 +1,342 @@
+"""The Hessian and its relatives: one final class a matrix, one product method each.
+
+All are ``scale * sum over batches``, with ``scale`` the objective's reduction, in the
+parameters' dtype and order. Cost of one product in forward passes' work over the
+data, graphs kept: Hessian and functional Hessian 6, the others 4 (a gradient: 3).
+"""
+
+from abc import abstractmethod
+from typing import Any, final
+
+import torch
+from torch import Tensor
+
+from curvescope._core.checks import message, positive_int
+from curvescope._core.random import DEFAULT_SEED
+from curvescope.autodiff.graphs import (
+    BatchGraph,
+    Linearisation,
+    OuterProduct,
+    SecondDerivative,
+    per_sample_outer,
+)
+from curvescope.curvature.kept import KeptGraphs
+from curvescope.linop.base import SymmetricOperator
+from curvescope.problem import Problem
+
+_COLUMNS = 32
+
+
+class CurvatureOperator(SymmetricOperator):
+    """A symmetric matrix of a problem: the scaled sum of its batches' matrices.
+
+    A subclass says how a batch's graph is built; the rest is here.
+
+    Attributes:
+        problem: What the matrix is of.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        *,
+        name: str,
+        positive_semidefinite: bool,
+        second_order: bool,
+        regularised: bool,
+    ) -> None:
+        if not isinstance(problem, Problem):
+            remedy = "Make one: `cs.Problem(model, loss, data)`."
+            raise TypeError(
+                message("problem", "be a Problem", type(problem).__name__, remedy)
+            )
+        size = problem.num_params
+        super().__init__(
+            (size, size),
+            dtype=problem.dtype,
+            device=problem.device,
+            symmetric=True,
+            positive_semidefinite=positive_semidefinite,
+            info=problem.provenance(name),
+            passes_per_product=1,
+            block_size=_COLUMNS,
+        )
+        self.problem = problem
+        self._shift = problem.weight_decay if regularised else 0.0
+        self._graphs = KeptGraphs(problem, self._build, second_order=second_order)
+        # Measured: vmapped columns pay on dense nets and lose on CPU convolutions.
+        slow = problem.network.has_convolutions and problem.device.type == "cpu"
+        self._vectorised = not slow
+
+    @abstractmethod
+    def _build(
+        self, outputs: Tensor, targets: Any, leaves: tuple[Tensor, ...], index: int
+    ) -> BatchGraph:
+        """Return the kept graph of one batch."""
+
+    @final
+    def refresh(self) -> str:
+        """Drop kept graphs if weights, buffers or data changed; return the fingerprint."""
+        return self._graphs.refresh()
+
+    @final
+    def _matmat(self, V: Tensor) -> Tensor:
+        layout = self._graphs.layout
+        columns = V.T.contiguous()
+        tangents = layout.split(columns)
+        total = torch.zeros_like(columns)
+        for graph in self._graphs:
+            total += layout.join(self._multiply(graph, tangents))
+        total *= self.problem.scale
+        if self._shift:
+            total += self._shift * columns
+        return total.T
+
+    def _multiply(self, graph: BatchGraph, tangents: list[Tensor]) -> list[Tensor]:
+        if self._vectorised and tangents[0].shape[0] > 1:
+            try:
+                return graph.multiply(tangents, vectorised=True)
+            except (RuntimeError, NotImplementedError):
+                # Some layers have no batching rule; column by column always works.
+                self._vectorised = False
+        return graph.multiply(tangents, vectorised=False)
+
+    @final
+    def block(self, params: Any) -> "CurvatureOperator":
+        """Return the diagonal block of one layer or any selection of parameters.
+
+        Args:
+            params: As for `Problem`: a layer's name, globs, a predicate, ...
+
+        Example:
+            >>> import torch
+            >>> net = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Linear(4, 2))
+            >>> data = (torch.ones(5, 3), torch.zeros(5, dtype=torch.long))
+            >>> Hessian(Problem(net, "cross_entropy", data)).block("1").shape
+            (10, 10)
+        """
+        return self._like(self.problem.select(params))
+
+    @abstractmethod
+    def _like(self, problem: Problem) -> "CurvatureOperator":
+        """Return the same matrix of another problem."""
+
+
+@final
+class Hessian(CurvatureOperator):
+    r"""Hessian H of the objective with respect to the selected parameters.
+
+    .. math:: H = \nabla^2_\theta L = G + F
+
+    with G the `GGN` and F the `FunctionalHessian`. Symmetric, indefinite. Products by
+    double backward: right on every layer, norm layers included.
+
+    Args:
+        problem: Model, loss and data.
+
+    Cost:
+        A product is 2 gradients' work with kept graphs, 3 without.
+
+    Example:
+        >>> import torch
+        >>> model = torch.nn.Linear(1, 1, bias=False)
+        >>> data = (torch.tensor([[2.0]]), torch.tensor([[0.0]]))
+        >>> Hessian(Problem(model, "mse", data)).to_dense()
+        tensor([[8.]])
+
+    References:
+        Pearlmutter (1994), doi:10.1162/neco.1994.6.1.147, for the product.
+    """
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(
+            problem,
+            name="Hessian",
+            positive_semidefinite=False,
+            second_order=True,
+            regularised=True,
+        )
+
+    def _like(self, problem: Problem) -> "Hessian":
+        return Hessian(problem)
+
+    def _build(
+        self, outputs: Tensor, targets: Any, leaves: tuple[Tensor, ...], index: int
+    ) -> BatchGraph:
+        return SecondDerivative.of(self.problem.loss.total(outputs, targets), leaves)
+
+
+@final
+class GGN(CurvatureOperator):
+    r"""Generalised Gauss-Newton matrix, the outer-product part of the Hessian.
+
+    .. math:: G = \text{scale} \sum_n J_n^\top \nabla^2_f \ell_n \, J_n
+
+    Positive semidefinite where the loss is convex in the outputs.
+
+    Args:
+        problem: Model, loss and data.
+
+    Cost:
+        A product is 4/3 of a gradient's work with kept graphs.
+
+    References:
+        Schraudolph (2002), doi:10.1162/08997660260028683; Singh et al. (2021), Eq. (2).
+    """
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(
+            problem,
+            name="GGN",
+            positive_semidefinite=False,
+            second_order=False,
+            regularised=True,
+        )
+
+    def _like(self, problem: Problem) -> "GGN":
+        return GGN(problem)
+
+    def _build(
+        self, outputs: Tensor, targets: Any, leaves: tuple[Tensor, ...], index: int
+    ) -> BatchGraph:
+        middle = self.problem.loss.output_hessian(outputs, targets)
+        return OuterProduct(Linearisation.of(outputs, leaves), middle)
+
+
+@final
+class FunctionalHessian(CurvatureOperator):
+    r"""Functional Hessian: the loss's gradient times the network's own curvature.
+
+    .. math:: F = \text{scale} \sum_n \sum_k
+        \frac{\partial \ell_n}{\partial f_{nk}} \nabla^2_\theta f_{nk} = H - G
+
+    Its own product (the Hessian of ``sum stop_gradient(residual) * outputs``), not a
+    difference of two: small F beside a large G keeps its digits.
+
+    Args:
+        problem: Model, loss and data.
+
+    Cost:
+        As the Hessian's.
+
+    References:
+        Singh, Bachmann, Hofmann (2021), Eq. (2), arXiv:2106.16225.
+    """
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(
+            problem,
+            name="functional Hessian",
+            positive_semidefinite=False,
+            second_order=True,
+            regularised=False,
+        )
+
+    def _like(self, problem: Problem) -> "FunctionalHessian":
+        return FunctionalHessian(problem)
+
+    def _build(
+        self, outputs: Tensor, targets: Any, leaves: tuple[Tensor, ...], index: int
+    ) -> BatchGraph:
+        residual = output_gradient(self.problem, outputs, targets)
+        return SecondDerivative.of((residual * outputs).sum(), leaves)
+
+
+@final
+class EmpiricalFisher(CurvatureOperator):
+    r"""Empirical Fisher: outer products of the samples' gradients, true labels.
+
+    .. math:: E = \text{scale} \sum_n \nabla\ell_n \nabla\ell_n^\top
+
+    A sample is one entry of the outputs' first dimension. Positive semidefinite.
+
+    Args:
+        problem: Model, loss and data.
+
+    Cost:
+        As the GGN's.
+
+    References:
+        Kunstner, Balles, Hennig (2019), arXiv:1905.12558, on what it is not.
+    """
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(
+            problem,
+            name="empirical Fisher",
+            positive_semidefinite=True,
+            second_order=False,
+            regularised=False,
+        )
+
+    def _like(self, problem: Problem) -> "EmpiricalFisher":
+        return EmpiricalFisher(problem)
+
+    def _build(
+        self, outputs: Tensor, targets: Any, leaves: tuple[Tensor, ...], index: int
+    ) -> BatchGraph:
+        gradient = output_gradient(self.problem, outputs, targets)
+        return OuterProduct(
+            Linearisation.of(outputs, leaves), per_sample_outer(gradient[None])
+        )
+
+
+@final
+class MonteCarloFisher(CurvatureOperator):
+    r"""Fisher with labels drawn from the model; in the mean the GGN.
+
+    .. math:: M = \frac{\text{scale}}{S} \sum_n \sum_s g_{ns} g_{ns}^\top,\quad
+        g_{ns} = J_n^\top \nabla_f \ell(f_n, \tilde y_{ns})
+
+    The labels are drawn once for the operator: the same seed gives the same matrix.
+
+    Args:
+        problem: Model, loss (a negative log-likelihood) and data.
+        num_draws: Labels S drawn for each sample.
+        seed: Of the draws; each batch has a stream of its own.
+
+    Raises:
+        TypeError: If the loss has no distribution to draw from.
+
+    Cost:
+        As the GGN's.
+    """
+
+    def __init__(
+        self, problem: Problem, *, num_draws: int = 1, seed: int = DEFAULT_SEED
+    ) -> None:
+        self.num_draws = positive_int("num_draws", num_draws)
+        self.seed = seed
+        super().__init__(
+            problem,
+            name="Monte Carlo Fisher",
+            positive_semidefinite=True,
+            second_order=False,
+            regularised=False,
+        )
+
+    def _like(self, problem: Problem) -> "MonteCarloFisher":
+        return MonteCarloFisher(problem, num_draws=self.num_draws, seed=self.seed)
+
+    def _build(
+        self, outputs: Tensor, targets: Any, leaves: tuple[Tensor, ...], index: int
+    ) -> BatchGraph:
+        generator = torch.Generator().manual_seed(self.seed + 1_000_003 * index)
+        gradients = self.problem.loss.sampled_gradients(
+            outputs.detach(), targets, num=self.num_draws, generator=generator
+        )
+        return OuterProduct(
+            Linearisation.of(outputs, leaves), per_sample_outer(gradients)
+        )
+
+
+def output_gradient(problem: Problem, outputs: Tensor, targets: Any) -> Tensor:
+    """Return the loss sum's gradient by the outputs, as a constant."""
+    leaf = outputs.detach().requires_grad_()
+    (gradient,) = torch.autograd.grad(
+        problem.loss.total(leaf, targets),
+        leaf,
+        allow_unused=True,
+        materialize_grads=True,
+    )
+    return gradient.detach()

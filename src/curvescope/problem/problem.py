@@ -1,0 +1,381 @@
+"""Problem: model + loss + data -> the objective on a flat parameter vector.
+
+    L(theta) = sum over samples of the loss / sum over samples of its denominator
+
+whatever the batches are. The problem is about the weights as they are when a verb is
+called; it knows no operators and no algorithms.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, final
+
+import torch
+from torch import Tensor, nn
+
+from curvescope._core import checks
+from curvescope._core.checks import message
+from curvescope._core.fingerprints import checksum, combine
+from curvescope._core.memory import available_memory
+from curvescope.autodiff.folding import FoldedEvaluation
+from curvescope.autodiff.network import Network
+from curvescope.losses.base import AbstractLoss
+from curvescope.losses.resolve import resolve as resolve_loss
+from curvescope.problem import inspection
+from curvescope.problem.batches import Batch, BatchSource, default_adapter
+from curvescope.problem.selection import layers, select
+from curvescope.results import Provenance
+
+_UNITS = {
+    "mean": "loss (mean over the data) per parameter squared",
+    "sum": "loss (sum over the data) per parameter squared",
+}
+
+
+@final
+@dataclass(frozen=True)
+class Evaluation:
+    """The objective at the present weights.
+
+    Attributes:
+        loss: The objective, in the unit of the reduction, without weight decay.
+        accuracy: Fraction of right predictions of a classifier, else ``None``.
+        num_samples: Data points.
+        denominator: What the summed loss was divided by.
+    """
+
+    loss: float
+    accuracy: float | None
+    num_samples: int
+    denominator: float
+
+    def __str__(self) -> str:
+        text = f"loss {self.loss:.5g} on {self.num_samples} samples"
+        return (
+            text if self.accuracy is None else f"{text}, accuracy {self.accuracy:.3%}"
+        )
+
+
+@dataclass
+class _Shared:
+    """What the problem has in common with its restrictions to other parameters."""
+
+    network: Network
+    loss: AbstractLoss
+    source: BatchSource
+    reduction: Literal["mean", "sum"]
+    dtype: torch.dtype
+    device: torch.device
+    memory_limit: int
+    denominator: float = math.nan
+    weights: str = ""
+    parameters: dict[str, Tensor] | None = None
+    buffers: dict[str, Tensor] | None = None
+    evaluation: Evaluation | None = None
+
+
+@final
+class Problem:
+    r"""A model, a loss and data: the objective whose curvature is asked for.
+
+    .. math:: L(\theta) = \frac{\sum_n \ell(f_\theta(x_n), y_n)}{\sum_n d(y_n)}
+
+    Args:
+        model: Any module. It is always evaluated in eval mode, whatever mode it is in,
+            and never changed.
+        loss: A name (see `curvescope.losses.names`), a ``torch.nn`` loss module, or
+            ``cs.Loss(fn, reduction=..., denominator=...)``.
+        data: A pair of tensors, a Dataset, a DataLoader, batches; a batch is a pair or
+            a mapping with a target key.
+        params: Which parameters: ``None`` for those with ``requires_grad``, ``"all"``,
+            ``"weights"``, globs, a regular expression, a predicate, a submodule, a mask.
+        reduction: ``"mean"`` or ``"sum"``; the loss's own by default. It is the unit.
+        weight_decay: ``w`` adds ``w/2 ||theta||^2`` to the objective.
+        batch_adapter: From one of the data's batches to ``(inputs, targets)``.
+        batch_size: For tensors and datasets, which have no batches of their own.
+        device: Where to compute; the model's by default.
+        dtype: In what to compute; the model's by default. The model stays as it is.
+        memory_limit: Bytes for kept data and graphs; half of what is free by default.
+        mode: ``"eval"``; ``"train"`` is possible where nothing couples or draws.
+        check: Whether to check determinism, finiteness and additivity at once.
+
+    Raises:
+        ValueError: If model, loss, data or selection do not fit each other.
+        TypeError: If one of them is of an unknown kind.
+
+    Cost:
+        Reading the data once and one forward pass over them, and four over one batch.
+
+    Example:
+        >>> import torch
+        >>> _ = torch.manual_seed(0)
+        >>> X, y = torch.randn(8, 3), torch.randint(0, 2, (8,))
+        >>> problem = Problem(torch.nn.Linear(3, 2), "cross_entropy", (X, y))
+        >>> problem.num_params, problem.num_samples, problem.reduction
+        (8, 8, 'mean')
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: Any,
+        data: Any,
+        *,
+        params: Any = None,
+        reduction: Literal["mean", "sum"] | None = None,
+        weight_decay: float = 0.0,
+        batch_adapter: Callable[[Any], tuple[Any, Any]] | None = None,
+        batch_size: int = 256,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        memory_limit: int | None = None,
+        mode: Literal["eval", "train"] = "eval",
+        check: bool = True,
+    ) -> None:
+        if not isinstance(model, nn.Module):
+            got = checks.describe(model)
+            raise TypeError(message("model", "be a torch.nn.Module", got))
+        checks.one_of("mode", mode, ("eval", "train"))
+        if reduction is not None:
+            checks.one_of("reduction", reduction, ("mean", "sum"))
+        resolved = resolve_loss(loss)
+        self.layout = select(model, params)
+        place, kind = inspection.device_and_dtype(model, self.layout, device, dtype)
+        limit = available_memory(place) // 2 if memory_limit is None else memory_limit
+        source = BatchSource(
+            data=data,
+            adapter=batch_adapter or default_adapter,
+            batch_size=checks.positive_int("batch_size", batch_size),
+            device=place,
+            dtype=kind,
+            limit=checks.positive_int("memory_limit", limit) // 2,
+        )
+        source.read()
+        self._shared = _Shared(
+            network=Network(model, mode == "train", place),
+            loss=resolved,
+            source=source,
+            reduction=reduction or resolved.reduction,
+            dtype=kind,
+            device=place,
+            memory_limit=limit,
+        )
+        self.weight_decay = checks.real("weight_decay", weight_decay, minimum=0.0)
+        if mode == "train":
+            inspection.check_train_mode(model, source.num_batches)
+        self.refresh()
+        if check:
+            first = next(iter(source))
+            with self._shared.network.running():
+                inspection.check_first_batch(self, first)
+        self.evaluate()
+
+    @property
+    def model(self) -> nn.Module:
+        """The user's module."""
+        return self._shared.network.model
+
+    @property
+    def network(self) -> Network:
+        """The module as a pure function."""
+        return self._shared.network
+
+    @property
+    def loss(self) -> AbstractLoss:
+        """The loss, as sum and denominator."""
+        return self._shared.loss
+
+    @property
+    def reduction(self) -> Literal["mean", "sum"]:
+        """The unit of the objective."""
+        return self._shared.reduction
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What products are computed in."""
+        return self._shared.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where products are computed."""
+        return self._shared.device
+
+    @property
+    def num_params(self) -> int:
+        """Length of the flat parameter vector."""
+        return self.layout.size
+
+    @property
+    def num_samples(self) -> int:
+        """Data points."""
+        return self._shared.source.num_samples
+
+    @property
+    def num_batches(self) -> int:
+        """Batches of one pass."""
+        return self._shared.source.num_batches
+
+    @property
+    def denominator(self) -> float:
+        """Sum of the loss's denominators over the data."""
+        return self._shared.denominator
+
+    @property
+    def scale(self) -> float:
+        """What a sum over the data is multiplied by: 1, or 1 / denominator."""
+        return 1.0 if self.reduction == "sum" else 1.0 / self.denominator
+
+    @property
+    def memory_limit(self) -> int:
+        """Bytes for kept data and graphs together."""
+        return self._shared.memory_limit
+
+    @property
+    def kept_data_bytes(self) -> int:
+        """Bytes of the data that are kept."""
+        source = self._shared.source
+        return source.num_bytes if source.kept is not None else 0
+
+    def batches(self) -> Iterator[Batch]:
+        """Yield the batches of one pass, on the device."""
+        return iter(self._shared.source)
+
+    def layers(self) -> dict[str, tuple[str, ...]]:
+        """Return the selected parameters' names, grouped by the module that owns them."""
+        return layers(self.layout)
+
+    def select(self, params: Any) -> "Problem":
+        """Return the same problem as a function of other parameters; shares the data."""
+        other = object.__new__(Problem)
+        other._shared = self._shared
+        other.layout = select(self.model, params)
+        other.weight_decay = self.weight_decay
+        return other
+
+    def refresh(self) -> str:
+        """Look at the weights as they are now; return the problem's fingerprint.
+
+        Raises:
+            ValueError: If a parameter or buffer is not finite.
+        """
+        shared = self._shared
+        live = dict(self.model.named_parameters())
+        buffers = dict(self.model.named_buffers())
+        weights = checksum([*live.values(), *buffers.values()])
+        if weights != shared.weights:
+            inspection.check_finite(live, buffers)
+            shared.parameters = {n: self._placed(p) for n, p in live.items()}
+            shared.buffers = {n: self._placed(b) for n, b in buffers.items()}
+            shared.weights, shared.evaluation = weights, None
+        return combine(
+            weights,
+            shared.source.fingerprint(),
+            shared.loss.name,
+            self.reduction,
+            self.weight_decay,
+            self.layout.names,
+            None if self.layout.entries is None else checksum([self.layout.entries]),
+            str(self.dtype),
+        )
+
+    def _placed(self, tensor: Tensor) -> Tensor:
+        dtype = self.dtype if tensor.is_floating_point() else tensor.dtype
+        return tensor.detach().to(device=self.device, dtype=dtype)
+
+    def leaves(self) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
+        """Return fresh leaves of the selected parameters, and all parameters by name."""
+        assert self._shared.parameters is not None
+        everything = dict(self._shared.parameters)
+        for name in self.layout.names:
+            everything[name] = everything[name].detach().requires_grad_()
+        return tuple(everything[name] for name in self.layout.names), everything
+
+    def outputs(
+        self,
+        batch: Batch,
+        parameters: Mapping[str, Tensor],
+        *,
+        folding: FoldedEvaluation | None = None,
+    ) -> Tensor:
+        """Run the model on a batch, inside ``network.running()``."""
+        assert self._shared.buffers is not None
+        return self.network.outputs(
+            parameters, self._shared.buffers, batch.inputs, folding=folding
+        )
+
+    def parameter_vector(self) -> Tensor:
+        """Return the selected parameters as one vector."""
+        leaves, _ = self.leaves()
+        return self.layout.join([p.detach()[None] for p in leaves])[0]
+
+    def evaluate(self) -> Evaluation:
+        """Return the objective and a classifier's accuracy at the present weights.
+
+        Raises:
+            ValueError: If the loss is not finite, or the data leave nothing to divide by.
+        """
+        self.refresh()
+        shared = self._shared
+        if shared.evaluation is not None:
+            return shared.evaluation
+        total = denominator = 0.0
+        right = counted = 0
+        parameters = dict(shared.parameters or {})
+        with self.network.running(), torch.no_grad():
+            for batch in self.batches():
+                outputs = self.outputs(batch, parameters)
+                self.loss.check(outputs, batch.targets)
+                total += float(self.loss.total(outputs, batch.targets))
+                denominator += self.loss.denominator(outputs, batch.targets)
+                counts = self.loss.correct(outputs, batch.targets)
+                if counts is not None:
+                    right, counted = right + counts[0], counted + counts[1]
+        inspection.check_evaluation(total, denominator)
+        shared.denominator = denominator
+        shared.evaluation = Evaluation(
+            loss=total * self.scale,
+            accuracy=right / counted if counted else None,
+            num_samples=self.num_samples,
+            denominator=denominator,
+        )
+        return shared.evaluation
+
+    def gradient(self) -> Tensor:
+        """Return the objective's gradient as one vector; costs one pass."""
+        self.refresh()
+        total = torch.zeros(self.num_params, dtype=self.dtype, device=self.device)
+        leaves, parameters = self.leaves()
+        with self.network.running(), torch.enable_grad():
+            for batch in self.batches():
+                outputs = self.outputs(batch, parameters)
+                value = self.loss.total(outputs, batch.targets)
+                grads = torch.autograd.grad(
+                    value, leaves, allow_unused=True, materialize_grads=True
+                )
+                total += self.layout.join([g[None] for g in grads])[0]
+        return total * self.scale + self.weight_decay * self.parameter_vector()
+
+    def provenance(self, matrix: str) -> Provenance:
+        """Return what a matrix of this problem is of, for its results."""
+        return Provenance(
+            matrix=matrix,
+            description=(
+                f"{type(self.model).__name__}, {self.loss.name}, "
+                f"{self.num_samples} samples, {self.num_params} parameters"
+            ),
+            reduction=self.reduction,
+            unit=_UNITS[self.reduction],
+            num_params=self.num_params,
+            num_samples=self.num_samples,
+            denominator=self.denominator,
+            slices=self.layout.slices(),
+            fingerprint=self.refresh(),
+        )
+
+    def __repr__(self) -> str:
+        return (
+            f"Problem({type(self.model).__name__}, {self.loss.name}, "
+            f"num_params={self.num_params}, num_samples={self.num_samples}, "
+            f"reduction={self.reduction!r}, dtype={self.dtype}, device={self.device})"
+        )
