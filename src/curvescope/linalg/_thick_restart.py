@@ -1,0 +1,370 @@
+"""Thick-restart block Lanczos as a machine of states that can stop at any product.
+
+Phases: *build* until the wanted Ritz pairs are converged by their estimates; *check*
+for eigenvectors that the first start cannot reach (a single chain meets each
+eigenspace in one direction); *verify* by true residuals, and go back to *build* from
+those that fail.
+"""
+
+import math
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from curvescope._core.checkpoint import Checkpoint
+from curvescope.linalg._krylov import KrylovSpace, Ritz, float64_gram
+from curvescope.linalg._session import Session
+from curvescope.linalg._wanted import edge, ends, enough, order
+
+_FLOOR_EPS = 32.0
+_MIN_CHECK = 20
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is asked for."""
+
+    k: int
+    which: str
+    tol: float
+    block_size: int
+    max_matvecs: int
+    check_multiplicity: bool
+
+
+@dataclass
+class Progress:
+    """Where the machine stands; plain numbers only, so that it saves as JSON."""
+
+    phase: str = "build"
+    first_products: int = 0
+    chain_began: int = -1
+    chain_steps: int = 0
+    chain_edges: list[float] = field(default_factory=list)
+    found: bool = False
+    checked: bool = False
+    check_cut_short: bool = False
+    exhausted: bool = False
+    verified: int = 0
+    values: list[float] = field(default_factory=list)
+    residuals: list[float] = field(default_factory=list)
+    failing: list[int] = field(default_factory=list)
+    worst: float = math.inf
+    num_failing: int = 0
+
+
+class ThickRestart:
+    """The machine: `run` it, then read `values`, `residuals`, `vectors`."""
+
+    def __init__(
+        self,
+        session: Session,
+        space: KrylovSpace,
+        plan: Plan,
+        checkpoint: Checkpoint | None,
+    ) -> None:
+        self.session, self.space, self.plan = session, space, plan
+        self.checkpoint = checkpoint
+        self.progress = Progress()
+        self._looked_at = 0
+
+    def run(self, start: Tensor | None) -> None:
+        """Run from ``start`` rows (or random ones), or from the saved state, to the end."""
+        if not self._resume():
+            if start is None:
+                self.space.start_chain(self.plan.block_size)
+            else:
+                self.space.set_pending(start)
+        actions = {"build": self._build, "check": self._check, "verify": self._verify}
+        while self.progress.phase != "done":
+            before = self._spent()
+            actions[self.progress.phase]()
+            if self._spent() > before and not self.space.lagging:
+                self._save()
+        self.values = torch.tensor(self.progress.values, dtype=torch.float64)
+        self.residuals = torch.tensor(self.progress.residuals, dtype=torch.float64)
+
+    def floor(self) -> float:
+        """Return the residual that rounding alone explains, in the scaled matrix."""
+        return _FLOOR_EPS * self.space.eps * self.space.norm
+
+    def allowed(self, values: Tensor) -> Tensor:
+        """Return the residual norm at which each value counts as converged."""
+        return (self.plan.tol * values.abs()).clamp_min(self.floor())
+
+    def _spent(self) -> int:
+        return self.session.num_matvecs
+
+    def _affordable(self) -> bool:
+        """Whether one more block leaves enough for the residuals at the end."""
+        width = self.space.w or self.plan.block_size
+        return self._spent() + width + self.plan.k <= self.plan.max_matvecs
+
+    def _wanted(self, ritz: Ritz) -> Tensor:
+        return order(ritz.values, self.plan.which)[: self.plan.k]
+
+    def _converged(self, ritz: Ritz) -> bool:
+        chosen = self._wanted(ritz)
+        if len(chosen) < self.plan.k:
+            return False
+        # A little less than allowed: the true residual has rounding on top.
+        good = ritz.residuals[chosen] <= 0.9 * self.allowed(ritz.values[chosen])
+        self.session.status(f"{int(good.sum())} of {self.plan.k} converged")
+        return bool(good.all())
+
+    def _step(self) -> None:
+        """Make room and multiply once."""
+        space = self.space
+        space.flush()
+        if space.w == 0:
+            space.start_chain(self.plan.block_size)
+        if space.m + space.w > space.size:
+            self._restart()
+        space.step()
+
+    def _restart(self) -> None:
+        """Keep the wanted Ritz vectors and some of the next best."""
+        space = self.space
+        self.session.check()
+        start = space.first
+        ritz = space.ritz(start)
+        total = len(ritz.values)
+        wanted = self.plan.k if start == 0 else 0
+        keep = wanted + (total - wanted) // 2
+        keep = min(keep, space.size - start - space.w - 1)
+        chosen = order(ritz.values, self.plan.which)[: max(keep, min(wanted, total))]
+        space.compress(ritz.vectors[:, chosen.sort().values], start)
+
+    def _is_time_to_look(self) -> bool:
+        """Spread the small eigenproblems where they are not small."""
+        m = self.space.m
+        return m >= self.plan.k and (
+            m - self._looked_at >= max(1, m // 64) or m + self.space.w > self.space.size
+        )
+
+    def _build(self) -> None:
+        space, progress = self.space, self.progress
+        complete = space.m >= self.session.n
+        if complete or not self._affordable():
+            progress.exhausted = not complete
+            self._leave_build()
+            return
+        self._step()
+        self._looked_at = min(self._looked_at, space.m - 1)
+        if not space.lagging and self._is_time_to_look():
+            self._looked_at = space.m
+            if self._converged(space.ritz()):
+                self._leave_build()
+
+    def _leave_build(self) -> None:
+        progress = self.progress
+        self._looked_at = 0
+        skip = (
+            progress.checked or progress.exhausted or not self.plan.check_multiplicity
+        )
+        if skip or self.space.m >= self.session.n:
+            self._enter_verify()
+            return
+        progress.phase = "check"
+        progress.first_products = self._spent()
+        progress.chain_began = -1
+
+    def _begin_chain(self) -> None:
+        """Put the old rows away, make room, and start from a new random vector."""
+        space, plan = self.space, self.plan
+        space.flush()
+        ritz = space.ritz()
+        room = space.size - space.m
+        if room < min(_MIN_CHECK, (space.size - plan.k) // 2 + plan.block_size):
+            keep = min(plan.k + (space.size - plan.k) // 4, space.m)
+            chosen = order(ritz.values, plan.which)[:keep]
+            space.compress(ritz.vectors[:, chosen.sort().values])
+        wanted = ritz.values[self._wanted(ritz)]
+        self.progress.chain_edges = [edge(e, wanted) for e in ends(plan.which, plan.k)]
+        space.start_chain(plan.block_size)
+        space.first = space.m
+        self.progress.chain_began = self._spent()
+        self.progress.chain_steps = 0
+        self.progress.found = False
+
+    def _check(self) -> None:
+        progress, space = self.progress, self.space
+        if progress.chain_began < 0:
+            self._begin_chain()
+        if space.w == 0:
+            # The chain closed on itself: what it could reach is known exactly.
+            self._end_chain()
+            return
+        budget = max(_MIN_CHECK, progress.first_products)
+        spent = self._spent() - progress.chain_began
+        if spent + space.w > budget or not self._affordable():
+            progress.check_cut_short = True
+            progress.found = False
+            self._end_chain()
+            return
+        self._step()
+        progress.chain_steps += 1
+        if not space.lagging and space.w and self._chain_is_clean():
+            self._end_chain()
+
+    def _chain_is_clean(self) -> bool:
+        """Tell whether nothing larger than the last wanted value hides."""
+        space, plan, progress = self.space, self.plan, self.progress
+        chain = space.ritz(space.first)
+        whole = space.ritz()
+        wanted = whole.values[self._wanted(whole)]
+        for e in ends(plan.which, plan.k):
+            limit = edge(e, wanted)
+            keys = e.key(chain.values)
+            bottom = -float(keys.max()) if e.kind == "magnitude" else float(keys.min())
+            for i in torch.argsort(keys, descending=True).tolist():
+                key, residual = float(keys[i]), float(chain.residuals[i])
+                slack = plan.tol * abs(limit) + self.floor()
+                if residual <= slack:
+                    if key <= limit + slack:
+                        break
+                    continue
+                seen = enough(progress.chain_steps, key, bottom, limit, self.session.n)
+                if key + residual <= limit and seen:
+                    break
+                return False
+        return True
+
+    def _end_chain(self) -> None:
+        """Close a chain; start another one if this one brought something new."""
+        space, plan, progress = self.space, self.plan, self.progress
+        whole = space.ritz()
+        wanted = whole.values[self._wanted(whole)]
+        found = False
+        for e, before in zip(
+            ends(plan.which, plan.k), progress.chain_edges, strict=True
+        ):
+            slack = plan.tol * abs(before) + self.floor()
+            chain = e.key(space.ritz(space.first).values)
+            found |= bool((chain > before + slack).any())
+            found |= edge(e, wanted) > before + slack
+        space.first = 0
+        if found and space.m < self.session.n and not progress.check_cut_short:
+            progress.chain_began = -1
+            return
+        progress.checked = True
+        self._enter_verify()
+
+    def _enter_verify(self) -> None:
+        """Turn the wanted Ritz vectors into the first rows, to be multiplied."""
+        space, plan, progress = self.space, self.plan, self.progress
+        space.flush()
+        space.first = 0
+        self.session.check()
+        ritz = space.ritz()
+        first = self._wanted(ritz)
+        keep = min(space.m, plan.k + (space.size - plan.k) // 2)
+        ranked = order(ritz.values, plan.which)[:keep]
+        rest = [i for i in ranked.tolist() if i not in set(first.tolist())]
+        chosen = torch.tensor([*first.tolist(), *rest])
+        space.compress(ritz.vectors[:, chosen])
+        progress.phase, progress.verified = "verify", 0
+        progress.values, progress.residuals, progress.failing = [], [], []
+
+    def _verify(self) -> None:
+        """Multiply the next block of wanted vectors; judge when all are done."""
+        space, plan, progress = self.space, self.plan, self.progress
+        if progress.verified == 0:
+            space.give_up_pending()
+        first = progress.verified
+        last = min(first + self.session.A.block_size, plan.k)
+        Y = space.Q[first:last]
+        W = self.session.product(Y.T).T.contiguous()
+        values, residuals = rayleigh(Y, W)
+        allowed = self.allowed(values)
+        for i in range(last - first):
+            progress.values.append(float(values[i]))
+            progress.residuals.append(float(residuals[i]))
+            if residuals[i] > allowed[i] and space.w < space.spare:
+                space.park(W[i] - float(values[i]) * Y[i])
+                progress.failing.append(first + i)
+        progress.verified = last
+        if last == plan.k:
+            self._judge()
+
+    def _judge(self) -> None:
+        """Finish, or go on from the residuals of the pairs that failed."""
+        space, progress = self.space, self.progress
+        values = torch.tensor(progress.values, dtype=torch.float64)
+        residuals = torch.tensor(progress.residuals, dtype=torch.float64)
+        allowed = self.allowed(values)
+        bad = residuals > allowed
+        worst = float((residuals / allowed.clamp_min(1e-300)).max())
+        # Where rounding or noise sets the residual, repeating does not help.
+        better = worst <= progress.worst / 2 or int(bad.sum()) < progress.num_failing
+        progress.worst, progress.num_failing = worst, int(bad.sum())
+        if not (bad.any() and better and space.w and self._affordable()):
+            progress.phase = "done"
+            return
+        # Those that fail beyond the room for residuals count as good for now; the
+        # next round of true residuals has them again.
+        known = torch.where(bad, torch.zeros_like(residuals), residuals)
+        space.continue_from_parked(progress.failing, known)
+        progress.phase = "build"
+
+    def vectors(self) -> Tensor:
+        """Return the wanted vectors, shape ``(n, k)``."""
+        return self.space.Q[: self.plan.k].clone().T
+
+    def _identity(self) -> str:
+        plan, session = self.plan, self.session
+        return f"{plan}, {self.space.size}, {session.n}, {session.dtype}, {session.fingerprint}"
+
+    def _save(self) -> None:
+        if self.checkpoint is None or not self.checkpoint.due():
+            return
+        numbers, small, rows = self.space.state()
+        session = self.session
+        state = {
+            "identity": self._identity(),
+            "space": numbers,
+            "progress": asdict(self.progress),
+            "looked_at": self._looked_at,
+            "num_matvecs": session.num_matvecs,
+            "num_data_passes": session.num_data_passes,
+            "scale": session.scale,
+            "seconds": session.seconds(),
+        }
+        self.checkpoint.save(state, small, appended=rows)
+
+    def _resume(self) -> bool:
+        saved = self.checkpoint.load() if self.checkpoint is not None else None
+        if saved is None or saved[0].get("identity") != self._identity():
+            return False
+        state, tensors = saved
+        self.space.restore(state["space"], tensors)
+        self.progress = Progress(**state["progress"])
+        self._looked_at = state["looked_at"]
+        session = self.session
+        session.num_matvecs = state["num_matvecs"]
+        session.num_data_passes = state["num_data_passes"]
+        session.scale = state["scale"]
+        session.earlier_seconds = state["seconds"]
+        return True
+
+
+def rayleigh(Y: Tensor, W: Tensor) -> tuple[Tensor, Tensor]:
+    """Return Rayleigh quotients and residual norms of rows ``Y``, ``W = A Y``, float64."""
+    norms = torch.stack([float64_gram(y[None], y[None])[0, 0] for y in Y])
+    values = torch.stack(
+        [float64_gram(y[None], w[None])[0, 0] for y, w in zip(Y, W, strict=True)]
+    )
+    values = values / norms
+    residuals = torch.stack(
+        [_residual(y, w, v) for y, w, v in zip(Y, W, values, strict=True)]
+    )
+    return values, residuals / norms.sqrt()
+
+
+def _residual(y: Tensor, w: Tensor, value: Tensor) -> Tensor:
+    total = torch.zeros((), dtype=torch.float64, device=y.device)
+    for a, b in zip(y.split(1 << 20), w.split(1 << 20), strict=True):
+        total += (b.double() - value.to(y.device) * a.double()).square().sum()
+    return total.sqrt().cpu()

@@ -1,0 +1,294 @@
+"""Certified eigenpairs of a symmetric operator. It sees products and nothing else."""
+
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from curvescope._core import memory
+from curvescope._core.checkpoint import Checkpoint
+from curvescope._core.checks import describe, message, one_of, positive_int, real
+from curvescope._core.errors import AccuracyWarning, ConvergenceError
+from curvescope._core.random import resolve_generator
+from curvescope.linalg._krylov import KrylovSpace
+from curvescope.linalg._session import Session, symmetric_operator
+from curvescope.linalg._thick_restart import Plan, ThickRestart
+from curvescope.linalg._wanted import order
+from curvescope.linop.base import LinearOperator
+from curvescope.results import Eigenpairs
+
+_DENSE_BELOW = 64
+_ASYMMETRY = 0.05
+_MEMORY_SHARE = 0.6
+
+
+def eigsh(
+    A: Any,
+    *,
+    k: int,
+    which: str = "LM",
+    tol: float | None = None,
+    max_matvecs: int | None = None,
+    block_size: int = 1,
+    basis_size: int | None = None,
+    start: Tensor | None = None,
+    check_multiplicity: bool = True,
+    eigenvectors: bool = True,
+    checkpoint: Checkpoint | None = None,
+    strict: bool = False,
+    generator: torch.Generator | None = None,
+) -> Eigenpairs:
+    r"""Compute ``k`` eigenpairs at the end(s) of the spectrum, with true residuals.
+
+    .. math:: \|A v_i - \lambda_i v_i\| \le \max(\mathrm{tol}\,|\lambda_i|,\,
+        32\,\varepsilon\,\|A\|)
+
+    Thick-restart (block) Lanczos with full two-pass reorthogonalisation. A single
+    start meets each eigenspace in one direction only; after convergence a random
+    vector orthogonal to all that was found starts another chain, which ends when an
+    eigenvalue above the last wanted one would have shown itself with a probability
+    of about 97 %. Small matrices are diagonalised densely.
+
+    Args:
+        A: Symmetric operator, or anything `aslinearoperator` takes.
+        k: Number of pairs, at most ``n``.
+        which: ``"LM"`` largest magnitude, ``"LA"`` largest, ``"SA"`` smallest,
+            ``"BE"`` half from each end (one more from the high end if ``k`` is odd).
+        tol: Relative residual; by default 1e-3 in float32 and below, 1e-8 in float64.
+        max_matvecs: Products to spend at most, by default ``max(2000, 100 k)``.
+        block_size: Columns of one block step; more than 1 pays where a block costs
+            little more than a column, and where eigenvalues repeat.
+        basis_size: Vectors to keep before a restart, by default ``max(40, 2 k + 20)``,
+            or fewer where the memory does not hold them.
+        start: First vector, shape ``(n,)``, or block ``(n, b)``; random by default.
+        check_multiplicity: Whether to look for repeated and missed eigenvalues, for
+            about as many products as the first phase at most.
+        eigenvectors: Whether the result keeps them.
+        checkpoint: Where to save the state after block products, and to resume from.
+            It is left in place: clear it when the result is saved.
+        strict: Raise, instead of warning, if a pair is not converged.
+        generator: Source of the start vectors; a fresh one with a fixed seed if
+            ``None``.
+
+    Returns:
+        The pairs, descending, each with its true residual and a flag; the cost counts
+        every product, those of the residuals included.
+
+    Raises:
+        ValueError: If ``A`` is not symmetric, has products that are not finite, or an
+            argument is out of range.
+        ChangedDuringComputationError: If the matrix changes meanwhile.
+        ConvergenceError: If ``strict`` and a pair is not converged.
+
+    Cost:
+        About 2 to 4 ``k`` products where the wanted eigenvalues are isolated, plus
+        ``k`` for the residuals, plus the check. Memory: ``basis_size + 2`` vectors,
+        plus ``k`` for the result.
+
+    Example:
+        >>> eigsh(torch.diag(torch.tensor([3.0, -5.0, 1.0])), k=2).eigenvalues
+        tensor([ 3., -5.], dtype=torch.float64)
+
+    References:
+        Wu and Simon (2000), doi:10.1137/S0895479898334605 (thick restart);
+        Kuczynski and Wozniakowski (1992), doi:10.1137/0613066 (random starts).
+    """
+    operator = symmetric_operator(A)
+    n = operator.shape[0]
+    remedy = f"The matrix has {n} eigenvalues; use `k={n}` for all of them."
+    k = positive_int("k", k)
+    if k > n:
+        raise ValueError(message("k", f"be at most {n}, the dimension", k, remedy))
+    one_of("which", which, ("LM", "LA", "SA", "BE"))
+    block_size = positive_int("block_size", block_size)
+    start = _check_start(start, operator)
+    if start is not None:
+        block_size = start.shape[0]
+    precise = operator.dtype == torch.float64
+    if tol is None:
+        tol = 1e-8 if precise else 1e-3
+    tol = real("tol", tol, minimum=0.0)
+    limit = max(2000, 100 * k) if max_matvecs is None else max_matvecs
+    limit = positive_int("max_matvecs", limit)
+    plan = Plan(k, which, tol, block_size, limit, check_multiplicity)
+    generator = resolve_generator(generator)
+    settings = {
+        "k": k,
+        "which": which,
+        "tol": tol,
+        "max_matvecs": limit,
+        "block_size": block_size,
+        "check_multiplicity": check_multiplicity,
+        "seed": generator.initial_seed(),
+    }
+    with Session(operator, f"{k} eigenpairs ({which})", total=None) as session:
+        if n <= max(_DENSE_BELOW, 2 * k) and n <= limit and start is None:
+            found = _dense(session, plan)
+            settings["method"] = "dense"
+        else:
+            found = _iterate(
+                session, plan, basis_size, start, checkpoint, generator, settings
+            )
+        cost = session.cost()
+        scale = session.scale or 1.0
+    values, vectors, residuals, norm, notes = found
+    descending = torch.argsort(values, descending=True, stable=True)
+    floor = 32.0 * torch.finfo(session.dtype).eps * norm
+    converged = residuals <= (tol * values.abs()).clamp_min(floor)
+    result = Eigenpairs(
+        of=operator.info,
+        cost=cost,
+        settings=settings,
+        notes=tuple(notes),
+        eigenvalues=values[descending] * scale,
+        eigenvectors=vectors[:, descending.to(vectors.device)]
+        if eigenvectors
+        else None,
+        residual_norms=residuals[descending] * scale,
+        converged=converged[descending],
+        which=which,
+        tolerance=tol,
+        norm=norm * scale,
+    )
+    return _judged(result, strict=strict)
+
+
+_Found = tuple[Tensor, Tensor, Tensor, float, list[str]]
+
+
+def _check_start(start: Tensor | None, A: LinearOperator) -> Tensor | None:
+    """Return the start as rows."""
+    if start is None:
+        return None
+    n = A.shape[0]
+    if start.ndim not in (1, 2) or start.shape[0] != n or start.numel() == 0:
+        contract = f"have shape ({n},) or ({n}, b)"
+        raise ValueError(message("start", contract, describe(start)))
+    if not bool(torch.isfinite(start).all()) or not bool((start != 0).any()):
+        raise ValueError(message("start", "be finite and not zero", describe(start)))
+    return start.detach().reshape(n, -1).T
+
+
+def _dense(session: Session, plan: Plan) -> _Found:
+    """Diagonalise the whole matrix in float64."""
+    D = session.dense()
+    size = float(D.abs().max())
+    asymmetry = float((D - D.T).abs().max())
+    _refuse_asymmetry(asymmetry, size)
+    values, vectors = torch.linalg.eigh((D + D.T) / 2)
+    norm = float(values.abs().max())
+    chosen = order(values, plan.which)[: plan.k]
+    rounded = vectors[:, chosen].to(session.dtype)
+    Y = rounded.double()
+    squares = Y.square().sum(dim=0)
+    product = D @ Y
+    quotients = (Y * product).sum(dim=0) / squares
+    residuals = torch.linalg.vector_norm(product - quotients * Y, dim=0)
+    notes = [f"the whole matrix was diagonalised: n = {session.n} is small"]
+    rounded = rounded.to(session.device)
+    return quotients, rounded, residuals / squares.sqrt(), norm, notes
+
+
+def _refuse_asymmetry(asymmetry: float, norm: float) -> None:
+    if asymmetry > _ASYMMETRY * norm:
+        got = f"x'Ay and y'Ax that differ by {asymmetry / norm:.2g} of its norm"
+        remedy = (
+            "Check that `A` is symmetric and that the same vector gives the same "
+            "product every time (dropout?)."
+        )
+        raise ValueError(message("A", "be symmetric and deterministic", got, remedy))
+
+
+def _iterate(
+    session: Session,
+    plan: Plan,
+    basis_size: int | None,
+    start: Tensor | None,
+    checkpoint: Checkpoint | None,
+    generator: torch.Generator,
+    settings: dict[str, Any],
+) -> _Found:
+    """Run thick-restart Lanczos."""
+    least = 2 * plan.k + plan.block_size
+    if plan.max_matvecs < least:
+        contract = f"be at least 2 k + block_size = {least}"
+        remedy = "The residuals alone take k products."
+        text = message("max_matvecs", contract, plan.max_matvecs, remedy)
+        raise ValueError(text)
+    spare = max(plan.block_size, min(plan.k, 4))
+    size, notes = _choose_basis_size(session, plan, basis_size, spare)
+    settings["basis_size"] = size
+    space = KrylovSpace(session, size, spare, generator)
+    machine = ThickRestart(session, space, plan, checkpoint)
+    machine.run(start)
+    norm = max(space.norm, float(machine.values.abs().max()))
+    _refuse_asymmetry(space.asymmetry, norm)
+    if machine.progress.check_cut_short:
+        notes.append(
+            "the check for repeated or missed eigenvalues ran out of its products "
+            "before it could exclude them near the last wanted value"
+        )
+    vectors = orthonormal_columns(machine.vectors())
+    return machine.values, vectors, machine.residuals, norm, notes
+
+
+def _choose_basis_size(
+    session: Session, plan: Plan, basis_size: int | None, spare: int
+) -> tuple[int, list[str]]:
+    """Return how many vectors to keep before a restart, and what to say about it."""
+    n, k = session.n, plan.k
+    least = min(n, k + 2 * max(spare, 2))
+    bytes_per_vector = n * session.dtype.itemsize
+    room = _MEMORY_SHARE * memory.available_memory(session.device)
+    # The result and an operator's own input and output come on top of the basis.
+    fits = int(room // bytes_per_vector) - k - spare - 4 * plan.block_size
+    if basis_size is not None:
+        chosen = positive_int("basis_size", basis_size)
+        if chosen < least:
+            contract = f"be at least {least} for k={k}, block_size={plan.block_size}"
+            raise ValueError(message("basis_size", contract, chosen))
+        return min(chosen, n), []
+    chosen = min(n, max(40, 2 * k + 20, k + 8 * plan.block_size))
+    if fits >= chosen:
+        return chosen, []
+    if fits < least:
+        needed = memory.format_bytes((least + k + spare + 4) * bytes_per_vector)
+        there = memory.format_bytes(room)
+        remedy = f"The basis needs {needed}, and {there} can be taken. Use a smaller k."
+        text = message("k", "leave room for the basis in memory", k, remedy)
+        raise ValueError(text)
+    note = (
+        f"the basis holds {fits} vectors instead of {chosen}, since "
+        f"{memory.format_bytes(room)} of memory can be taken"
+    )
+    return fits, [note]
+
+
+def orthonormal_columns(V: Tensor) -> Tensor:
+    """Remove the rounding of a long run from columns that are nearly orthonormal."""
+    gram = torch.zeros(V.shape[1], V.shape[1], dtype=torch.float64, device=V.device)
+    for rows in V.split(1 << 15):
+        gram += rows.double().T @ rows.double()
+    # The symmetric inverse square root moves the columns least.
+    values, vectors = torch.linalg.eigh(gram.cpu())
+    inverse = (vectors / values.sqrt()) @ vectors.T
+    for rows in V.split(1 << 15):
+        rows.copy_((rows.double() @ inverse.to(V.device)).to(V.dtype))
+    return V
+
+
+def _judged(result: Eigenpairs, *, strict: bool) -> Eigenpairs:
+    missing = int((~result.converged).sum())
+    if not missing:
+        return result
+    worst = float(result.relative_residuals[~result.converged].max())
+    text = (
+        f"{missing} of {len(result.converged)} eigenpairs of the {result.of.matrix} did "
+        f"not reach the relative residual {result.tolerance:g} (worst: {worst:.2g}) in "
+        f"{result.cost.num_matvecs} products. Raise `max_matvecs`, `basis_size` or `tol`."
+    )
+    if strict:
+        raise ConvergenceError(text)
+    warnings.warn(text, AccuracyWarning, stacklevel=3)
+    return Eigenpairs(**{**vars(result), "notes": (*result.notes, text)})
