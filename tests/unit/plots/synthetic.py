@@ -140,17 +140,19 @@ def effective_dimension(*, points: int = 60, method: str = "slq") -> EffectiveDi
     )
 
 
-def layers(*, count: int = 5, zero: bool = True, signed: bool = False) -> LayerTable:
+def layers(
+    *, count: int = 5, zero: bool = True, signed: bool = False, name: str = ""
+) -> LayerTable:
     rng = np.random.default_rng(2)
     rows = []
     for i in range(count):
         whole, part = rng.uniform(2, 60), rng.uniform(0.01, 0.8)
-        name = f"blocks.{i}.attention.projection.weight" if count > 12 else f"fc{i}"
+        own = f"blocks.{i}.attention.projection.weight" if count > 12 else f"fc{i}"
         last = zero and i == count - 1
         top = 0.7 * whole * (-1.0 if signed and i % 4 == 1 else 1.0)
         rows.append(
             LayerRow(
-                name=name,
+                name=name or own,
                 num_params=int(rng.integers(10, 5000)),
                 frobenius_norm=whole,
                 linearisation_norm=whole * math.sqrt(1 - part**2),

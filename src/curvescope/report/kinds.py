@@ -1,0 +1,146 @@
+"""What the page says about each kind of result: a title, and how to read the figure."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from curvescope.report.formatting import number
+from curvescope.results import (
+    EffectiveDimension,
+    Eigenpairs,
+    LayerTable,
+    RankEstimate,
+    Result,
+    SpectralDensity,
+    VectorEstimate,
+)
+
+_MAX_TABLE = 500
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How one kind of result is presented."""
+
+    title: Callable[[Any], str]
+    reading: Callable[[Any], str]
+    sureness: Callable[[Any], str]
+    show_table: bool = True
+
+
+def kind_of(result: Result) -> Kind:
+    """Return how to present a result; any other kind shows its line and its rows."""
+    return _KINDS.get(type(result), _OTHER)
+
+
+def shows_table(result: Result, num_rows: int) -> bool:
+    """Tell whether the page prints the rows, or leaves them to the file."""
+    return kind_of(result).show_table and 0 < num_rows <= _MAX_TABLE
+
+
+def _pairs_sureness(pairs: Eigenpairs) -> str:
+    done, total = int(pairs.converged.sum()), len(pairs.eigenvalues)
+    if total == 0:
+        return "No pair was asked for."
+    worst = number(float(pairs.relative_residuals.max()), digits=2)
+    return (
+        f"{done} of {total} pairs reached the tolerance of {pairs.tolerance:g}; the "
+        f"largest true relative residual is {worst}."
+    )
+
+
+def _dimension_sureness(result: EffectiveDimension) -> str:
+    negative = (
+        f"Negative eigenvalues (about {result.negative_count:.4g} of "
+        f"{result.dimension}, their sum {number(-result.negative_mass, digits=3)}) "
+        f"were treated by: {result.negative}."
+    )
+    if result.method == "lower_bound":
+        return (
+            f"This is a lower bound: eigenvalues not computed can only add. {negative}"
+        )
+    if float(result.standard_errors.abs().max()) == 0.0:
+        return f"Exact up to rounding. {negative}"
+    return f"The band is the 95 % interval over the random probes. {negative}"
+
+
+def _rank_sureness(result: RankEstimate) -> str:
+    state = "is certain" if result.certain else "is not certain"
+    return (
+        f"The rank {state}: the last value kept is {number(result.gap, digits=3)} times "
+        f"the first one dropped; threshold {number(result.tolerance, digits=3)}."
+    )
+
+
+_KINDS: dict[type[Result], Kind] = {
+    Eigenpairs: Kind(
+        title=lambda r: f"Extreme eigenvalues of the {r.of.matrix}",
+        reading=lambda _: (
+            "Each mark is one eigenvalue, and its error bar the residual norm, within "
+            "which a true eigenvalue must lie; hollow marks did not converge. The axis "
+            "is logarithmic on both sides of zero."
+        ),
+        sureness=_pairs_sureness,
+    ),
+    SpectralDensity: Kind(
+        title=lambda r: f"Spectral density of the {r.of.matrix}",
+        reading=lambda _: (
+            "The height is the fraction of all eigenvalues near a value, smoothed by "
+            "a Gaussian of the stated width; what lies well below the dotted line "
+            "weighs less than one eigenvalue."
+        ),
+        sureness=lambda r: (
+            f"The band is the pointwise 95 % interval over {r.nodes.shape[0]} probes, "
+            f"for the density smoothed at the same width ({number(r.width, digits=3)} "
+            f"on the {r.axis} axis); the error left by the quadrature's "
+            f"{r.nodes.shape[1]} steps is estimated apart as "
+            f"{number(r.quadrature_error, digits=2)}."
+        ),
+        show_table=False,
+    ),
+    EffectiveDimension: Kind(
+        title=lambda r: f"Effective dimension of the {r.of.matrix}",
+        reading=lambda _: (
+            "The curve counts the directions in which the eigenvalue is large against "
+            "z: each eigenvalue contributes \u03bb / (\u03bb + z), close to one far above z and "
+            "close to zero far below."
+        ),
+        sureness=_dimension_sureness,
+        show_table=False,
+    ),
+    LayerTable: Kind(
+        title=lambda _: "Curvature layer by layer",
+        reading=lambda _: (
+            "Left, how large each layer's own diagonal block is, and how much of it "
+            "comes from the linearised network and from the network's own curvature; "
+            "right, the block's eigenvalue of largest magnitude."
+        ),
+        sureness=lambda r: (
+            f"Errors are standard errors; a top eigenvalue's is its residual norm. "
+            f"Method: {r.method}."
+        ),
+    ),
+    RankEstimate: Kind(
+        title=lambda r: f"Rank of the {r.of.matrix}",
+        reading=lambda _: (
+            "Singular values in descending order: the rank is read from the gap at the "
+            "dashed threshold."
+        ),
+        sureness=_rank_sureness,
+        show_table=False,
+    ),
+    VectorEstimate: Kind(
+        title=lambda r: (
+            f"{r.quantity[:1].upper()}{r.quantity[1:]} of the {r.of.matrix}"
+        ),
+        reading=lambda _: "All entries are in the saved result.",
+        sureness=lambda r: f"Method: {r.method}.",
+        show_table=False,
+    ),
+}
+
+_OTHER = Kind(
+    title=lambda r: r.headline(),
+    reading=lambda _: "",
+    sureness=lambda _: "",
+)
