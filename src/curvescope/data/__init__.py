@@ -1,0 +1,24 @@
+"""Data sets by name, the user's own by import path, and text as characters."""
+
+from curvescope.data.images import ImageDataset
+from curvescope.data.preprocess import Normalize, PixelStatistics, statistics
+from curvescope.data.resolve import resolve
+from curvescope.data.sets import fetch, load, names
+from curvescope.data.synthetic import gaussian_mixture, random_features, two_spirals
+from curvescope.data.text import CharacterDataset, load_text
+
+__all__ = [
+    "CharacterDataset",
+    "ImageDataset",
+    "Normalize",
+    "PixelStatistics",
+    "fetch",
+    "gaussian_mixture",
+    "load",
+    "load_text",
+    "names",
+    "random_features",
+    "resolve",
+    "statistics",
+    "two_spirals",
+]
