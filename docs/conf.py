@@ -79,8 +79,8 @@ def directive(value):
 
 def has_public_base(value):
     """Tell whether a class derives from one that has an entry of its own."""
-    exported = [vars(m).get(n) for m in rooms().values() for n in public_names(m)]
-    return any(base in exported for base in value.__bases__)
+    exported = {id(getattr(m, n)) for m in rooms().values() for n in public_names(m)}
+    return any(id(base) in exported for base in value.__bases__)
 
 
 def room_page(name, module, documented):
@@ -101,9 +101,9 @@ def room_page(name, module, documented):
         documented[id(value)] = f"{full}.{public}"
         kind = directive(value)
         lines += [f".. {kind}:: {full}.{public}"]
-        lines += (
-            ["   :members:", "   :show-inheritance:"] if kind == "autoclass" else []
-        )
+        if kind == "autoclass":
+            lines.append("   :members:")
+            lines += ["   :show-inheritance:"] if has_public_base(value) else []
         lines.append("")
     return "\n".join(lines)
 
