@@ -15,7 +15,8 @@ n = 400
 laplacian = scipy.sparse.diags(
     [-np.ones(n - 1), 2 * np.ones(n), -np.ones(n - 1)], [-1, 0, 1]
 )
-A = cs.aslinearoperator(scipy.sparse.linalg.aslinearoperator(laplacian.tocsr()))
+sparse = scipy.sparse.linalg.aslinearoperator(laplacian.tocsr())
+A = cs.aslinearoperator(sparse, symmetric=True)
 
 # %%
 # Its eigenvalues are 2 - 2 cos(pi j / (n + 1)).

@@ -15,11 +15,11 @@ import curvescope as cs
 from curvescope.data import load
 
 torch.manual_seed(0)
-digits = load("digits", num_samples=300)
+digits = load("digits", num_samples=200)
 images = torch.stack([image for image, _ in digits]).flatten(1).double()
 labels = torch.tensor([int(label) for _, label in digits])
 model = torch.nn.Sequential(
-    torch.nn.Linear(64, 12), torch.nn.Tanh(), torch.nn.Linear(12, 10)
+    torch.nn.Linear(64, 8), torch.nn.Tanh(), torch.nn.Linear(8, 10)
 ).double()
 optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
 problem = cs.Problem(model, "cross_entropy", (images, labels))
@@ -33,7 +33,7 @@ OPERATORS = {
 }
 steps, norms = [], {name: [] for name in OPERATORS}
 for step in range(121):
-    if step % 20 == 0:
+    if step % 30 == 0:
         steps.append(step)
         for name, operator in OPERATORS.items():
             top = cs.eigsh(operator, k=1, which="LM", tol=1e-3)

@@ -1,4 +1,8 @@
-"""The public names: a change is meant, never an accident, and each has its words."""
+"""The public names: a change is meant, never an accident, and each has its words.
+
+A meant change: ``import curvescope as cs; print(*sorted(cs.__all__), sep="\\n")`` into
+``public_names.txt``.
+"""
 
 import importlib
 import pkgutil
