@@ -10,7 +10,8 @@ from curvescope._core.imports import require
 from curvescope.data.catalog import CATALOG, SPLITS, Entry
 from curvescope.data.images import ImageDataset
 from curvescope.data.preprocess import PixelStatistics, statistics
-from curvescope.data.store import Located, contents, download, locate
+from curvescope.data.store import Located, contents, locate
+from curvescope.data.store import download as download_file
 
 _DIGITS = "digits"
 _DIGITS_TRAIN = 1500
@@ -146,7 +147,7 @@ def _fetch_split(entry: Entry, folder: Path, split: str, base_url: str | None) -
     mirrors = entry.mirrors if base_url is None else (base_url,)
     for file, md5 in entry.downloads[split].items():
         if not (folder / file).exists():
-            download(file, md5, folder, mirrors)
+            download_file(file, md5, folder, mirrors)
 
 
 def _read(
