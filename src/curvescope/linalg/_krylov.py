@@ -2,11 +2,12 @@
 
 Between block products the rows ``Q`` of the basis obey, in the scaled matrix,
 
-    A Q' = Q' T + P' R + E,      E' E = D' D,
+    A Q' = Q' T + P' R + E,
 
 with ``P`` the pending rows (orthonormal, orthogonal to ``Q``, not yet multiplied),
-``T = Q A Q'`` measured by full orthogonalisation, and ``E`` what was given up when
-pending rows were replaced. A Ritz vector ``Q' s`` has residual ``|| (R s, D s) ||``.
+``T = Q A Q'`` measured by full orthogonalisation, and ``E`` what was given up where
+pending rows were replaced; 0 in a run without such places. A Ritz vector ``Q' s`` has
+the estimated residual ``|| R s ||``: true residuals decide, which see ``E`` too.
 """
 
 from dataclasses import dataclass
@@ -55,7 +56,7 @@ class KrylovSpace:
     Attributes:
         Q: Rows; the first ``m`` are multiplied, the next ``w`` are pending.
         m, w: Numbers of rows.
-        T, R, D: See the module; float64 on the CPU.
+        T, R: See the module; float64 on the CPU.
         first: Rows before it belong to an earlier chain and stay as they are.
         norm: Largest norm of a column of a product: a lower bound of ``||A||``.
         asymmetry: Largest ``|x' A y - y' A x|`` that was seen.
@@ -73,9 +74,10 @@ class KrylovSpace:
         self.m = self.w = self.first = 0
         self.T = torch.zeros(size, size, dtype=torch.float64)
         self.R = torch.zeros(0, 0, dtype=torch.float64)
-        self.D = torch.zeros(0, 0, dtype=torch.float64)
         self.norm = 0.0
         self.asymmetry = 0.0
+        # Columns of R before it lack what was given up with earlier pending rows.
+        self._known_from = 0
         self.serials: list[int] = []
         self._next_serial = 0
         self._lagged: list[tuple[int, Tensor]] = []
@@ -144,10 +146,7 @@ class KrylovSpace:
         return float(torch.linalg.vector_norm(row, dtype=torch.float64))
 
     def set_pending(self, rows: Tensor) -> None:
-        """Replace what is pending by ``rows``, made orthonormal to the basis.
-
-        What the old pending rows carried of the residuals moves into ``D``.
-        """
+        """Replace what is pending by ``rows``, made orthonormal to the basis."""
         self.flush()
         self.give_up_pending()
         room = min(rows.shape[0], self.Q.shape[0] - self.m, self.session.n - self.m)
@@ -159,14 +158,11 @@ class KrylovSpace:
         self.norm = norm
         self.w = R.shape[0]
         self.R = torch.zeros(self.w, self.m, dtype=torch.float64)
+        self._known_from = self.m
         self._name_rows(self.m, self.m + self.w)
 
     def give_up_pending(self) -> None:
-        """Drop the pending rows; ``D`` remembers what they carried."""
-        stacked = torch.cat([self._wide(self.D), self._wide(self.R)])
-        if stacked.shape[0] > self.m:
-            stacked = torch.linalg.qr(stacked, mode="r").R
-        self.D = stacked
+        """Drop the pending rows, and what they carried of the residuals."""
         self.w = 0
         self.R = torch.zeros(0, self.m, dtype=torch.float64)
         del self.serials[self.m :]
@@ -177,24 +173,12 @@ class KrylovSpace:
         self.w += 1
         self._name_rows(self.m, self.m + self.w)
 
-    def continue_from_parked(self, columns: list[int], known: Tensor) -> None:
-        """Make the parked residuals of ``columns`` pending.
-
-        Args:
-            columns: The rows of the basis whose residuals were parked.
-            known: True residual norms of the first rows; they replace the estimates.
-        """
+    def continue_from_parked(self, columns: list[int]) -> None:
+        """Make the parked residuals of the basis vectors ``columns`` pending."""
         rows = self.Q[self.m : self.m + self.w].clone()
-        self.give_up_pending()
-        self.D[:, : len(known)] = 0.0
-        self.D = torch.cat([self.D, self._wide(torch.diag(known))])
         self.set_pending(rows)
         coupling = float64_gram(self.Q[self.m : self.m + self.w], rows)
         self.R[:, columns] = coupling
-
-    def _wide(self, rows: Tensor) -> Tensor:
-        missing = self.m - rows.shape[1]
-        return torch.nn.functional.pad(rows, (0, missing))
 
     def start_chain(self, width: int) -> None:
         """Make random rows pending, orthogonal to all that is there."""
@@ -240,9 +224,9 @@ class KrylovSpace:
     def _extend(self, m: int, C: Tensor) -> None:
         """Take the coefficients of the rows after ``m`` into ``T``."""
         w = C.shape[1]
-        first = self.first
-        if m > first and self.R.shape[0] == w:
-            difference = C[first:m].T - self.R[:, first:m]
+        known = self._known_from
+        if m > known and self.R.shape[0] == w:
+            difference = C[known:m].T - self.R[:, known:m]
             self.asymmetry = max(self.asymmetry, float(difference.abs().max()))
         corner = (C[m:] + C[m:].T) / 2
         self.asymmetry = max(self.asymmetry, float((C[m:] - corner).abs().max()))
@@ -275,8 +259,7 @@ class KrylovSpace:
         """Solve the projected problem on the rows from ``start`` on."""
         self.flush()
         values, vectors = torch.linalg.eigh(self.T[start : self.m, start : self.m])
-        coupling = torch.cat([self._wide(self.R), self._wide(self.D)])[:, start:]
-        residuals = torch.linalg.vector_norm(coupling @ vectors, dim=0)
+        residuals = torch.linalg.vector_norm(self.R[:, start:] @ vectors, dim=0)
         return Ritz(values, vectors, residuals)
 
     def compress(self, S: Tensor, start: int = 0) -> None:
@@ -291,11 +274,10 @@ class KrylovSpace:
         self.T.zero_()
         corner = T[:kept, :kept]
         self.T[:kept, :kept] = (corner + corner.T) / 2
-        for name in ("R", "D"):
-            wide = self._wide(getattr(self, name))
-            turned = torch.cat([wide[:, :start], wide[:, start:] @ S], dim=1)
-            setattr(self, name, turned)
+        self.R = torch.cat([self.R[:, :start], self.R[:, start:] @ S], dim=1)
         self.m = kept
+        if self._known_from > start:
+            self._known_from = kept
         self._name_rows(start, kept + self.w)
 
     def state(self) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, Tensor]]:
@@ -306,13 +288,13 @@ class KrylovSpace:
             "first": self.first,
             "norm": self.norm,
             "asymmetry": self.asymmetry,
+            "known_from": self._known_from,
             "serials": self.serials,
             "next_serial": self._next_serial,
         }
         small = {
             "T": self.T,
             "R": self.R,
-            "D": self.D,
             "generator": self.generator.get_state(),
         }
         rows = {f"row-{s}": self.Q[i] for i, s in enumerate(self.serials)}
@@ -323,9 +305,10 @@ class KrylovSpace:
         self.m, self.w = numbers["m"], numbers["w"]
         self.first = numbers["first"]
         self.norm, self.asymmetry = numbers["norm"], numbers["asymmetry"]
+        self._known_from = numbers["known_from"]
         self.serials = list(numbers["serials"])
         self._next_serial = numbers["next_serial"]
-        self.T, self.R, self.D = tensors["T"], tensors["R"], tensors["D"]
+        self.T, self.R = tensors["T"], tensors["R"]
         self.generator.set_state(tensors["generator"])
         for i, serial in enumerate(self.serials):
             self.Q[i] = tensors.pop(f"row-{serial}")

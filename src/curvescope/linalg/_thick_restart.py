@@ -305,8 +305,7 @@ class ThickRestart:
             return
         # Those that fail beyond the room for residuals count as good for now; the
         # next round of true residuals has them again.
-        known = torch.where(bad, torch.zeros_like(residuals), residuals)
-        space.continue_from_parked(progress.failing, known)
+        space.continue_from_parked(progress.failing)
         progress.phase = "build"
 
     def vectors(self) -> Tensor:
