@@ -35,7 +35,7 @@ def checksum(tensors: Iterable[Tensor]) -> str:
         digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
         if tensor.device.type == "cpu":
             flat = tensor.detach().contiguous().reshape(-1)
-            data = flat.view(torch.uint8).numpy() if flat.numel() else b""
+            data = flat.view(torch.uint8).numpy().data if flat.numel() else b""
             digest.update(zlib.crc32(data).to_bytes(4, "little"))
         else:
             remote.append(_on_device(tensor))

@@ -8,11 +8,9 @@ from torch import Tensor
 
 from curvescope._core.checks import message
 from curvescope.autodiff.graphs import Linearisation
-from curvescope.curvature.kept import KeptGraphs
+from curvescope.curvature.kept import MOST_COLUMNS, KeptGraphs
 from curvescope.linop.base import LinearOperator, SymmetricOperator
 from curvescope.problem import Problem
-
-_COLUMNS = 32
 
 
 @final
@@ -47,7 +45,7 @@ class _KeptJacobian:
         return Linearisation.of(outputs, leaves)
 
     def _on(self, tensors: int) -> bool:
-        return self._vectorised and tensors > 1
+        return self._vectorised and tensors > 1 and self.graphs.columns > 1
 
     def product(self, V: Tensor) -> Tensor:
         """Return J V, shape (rows, k)."""
@@ -117,7 +115,7 @@ class Jacobian(LinearOperator):
             device=problem.device,
             info=problem.provenance("Jacobian"),
             passes_per_product=1,
-            block_size=_COLUMNS,
+            block_size=MOST_COLUMNS,
         )
 
     def refresh(self) -> str:
@@ -156,7 +154,7 @@ class NTK(SymmetricOperator):
             positive_semidefinite=True,
             info=problem.provenance("NTK"),
             passes_per_product=2,
-            block_size=_COLUMNS,
+            block_size=MOST_COLUMNS,
         )
 
     def refresh(self) -> str:

@@ -1,16 +1,22 @@
 """Graphs kept from product to product, as many batches as the memory plan allows."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any, final
 
 import torch
 from torch import Tensor
 
 from curvescope._core.checks import message
+from curvescope._core.memory import format_bytes
 from curvescope.autodiff.folding import FoldedEvaluation
 from curvescope.autodiff.layout import Layout
 from curvescope.problem import Problem
 from curvescope.problem.batches import Batch
+
+# Columns at once pay while a pass's temporaries stay near the caches (measured).
+_WORKING_SET = 64 * 2**20
+MOST_COLUMNS = 32
 
 # Builds a batch's graph: (outputs, targets, leaves, batch index) -> graph.
 Builder = Callable[[Tensor, Any, tuple[Tensor, ...], int], Any]
@@ -30,6 +36,38 @@ class _SavedBytes:
             self._seen.add(storage.data_ptr())
             self.total += storage.nbytes()
         return tensor
+
+
+@final
+@dataclass(frozen=True)
+class MemoryPlan:
+    """What will be kept, and in how many bytes.
+
+    Attributes:
+        limit: Bytes allowed for data and graphs.
+        data: Bytes of the kept data; 0 if they are read anew for every pass.
+        graph: Bytes of the largest batch's graph.
+        num_kept: Batches whose graph will be kept.
+        num_batches: All batches.
+        vector: Bytes of one vector of the parameters' size.
+        columns: Columns multiplied at once.
+    """
+
+    limit: int
+    data: int
+    graph: int
+    num_kept: int
+    num_batches: int
+    vector: int
+    columns: int
+
+    def __str__(self) -> str:
+        data = f"data {format_bytes(self.data)} kept" if self.data else "data read anew"
+        return (
+            f"{data}; graphs of {self.num_kept} of {self.num_batches} batches kept, "
+            f"{format_bytes(self.graph)} each; vectors {format_bytes(self.vector)}; "
+            f"limit for data and graphs {format_bytes(self.limit)}"
+        )
 
 
 @final
@@ -54,12 +92,42 @@ class KeptGraphs:
         self._graphs: dict[int, Any] = {}
         self._fingerprint = ""
         self._budget: int | None = None
+        self._held = 0.0
         self.bytes_per_sample = 0.0
 
     @property
     def layout(self) -> Layout:
         """The selected parameters."""
         return self._problem.layout
+
+    def plan(self) -> MemoryPlan:
+        """Build one graph to measure it, and say what will be kept."""
+        self.refresh()
+        if self._budget is None:
+            next(iter(self))
+        problem = self._problem
+        largest = max(self._problem.batch_sizes)
+        graph = int(self.bytes_per_sample * largest)
+        fitting = int((self._budget or 0) // max(self.bytes_per_sample, 1.0))
+        kept, held = 0, 0
+        for size in problem.batch_sizes:
+            if held + size <= fitting:
+                kept, held = kept + 1, held + size
+        return MemoryPlan(
+            limit=problem.memory_limit,
+            data=problem.kept_data_bytes,
+            graph=graph,
+            num_kept=kept,
+            num_batches=problem.num_batches,
+            vector=problem.num_params * problem.dtype.itemsize,
+            columns=self.columns,
+        )
+
+    @property
+    def columns(self) -> int:
+        """Columns to multiply at once: few enough that temporaries stay small."""
+        largest = self.bytes_per_sample * max(self._problem.batch_sizes)
+        return max(1, min(MOST_COLUMNS, int(_WORKING_SET // max(largest, 1.0))))
 
     @property
     def num_kept(self) -> int:
@@ -71,6 +139,7 @@ class KeptGraphs:
         fingerprint = self._problem.refresh()
         if fingerprint != self._fingerprint:
             self._graphs.clear()
+            self._held = 0.0
             self._fingerprint = fingerprint
         return fingerprint
 
@@ -91,7 +160,11 @@ class KeptGraphs:
         leaves, parameters = problem.leaves()
         folding = None
         network = problem.network
-        if network.has_convolutions and not network.train and problem.device.type == "cpu":
+        if (
+            network.has_convolutions
+            and not network.train
+            and problem.device.type == "cpu"
+        ):
             folding = FoldedEvaluation(cheap_second_derivative=self._second_order)
         counter = _SavedBytes()
         hooks = torch.autograd.graph.saved_tensors_hooks(counter.pack, lambda t: t)
@@ -108,9 +181,9 @@ class KeptGraphs:
             self._budget = problem.memory_limit - problem.kept_data_bytes
             self.bytes_per_sample = counter.total / max(batch.num_samples, 1)
         need = self.bytes_per_sample * batch.num_samples
-        held = need * len(self._graphs)
-        if held + need <= (self._budget or 0):
+        if self._held + need <= (self._budget or 0):
             self._graphs[batch.index] = graph
+            self._held += need
         return graph
 
     def _graph(

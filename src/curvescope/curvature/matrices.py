@@ -20,11 +20,9 @@ from curvescope.autodiff.graphs import (
     SecondDerivative,
     per_sample_outer,
 )
-from curvescope.curvature.kept import KeptGraphs
+from curvescope.curvature.kept import MOST_COLUMNS, KeptGraphs, MemoryPlan
 from curvescope.linop.base import SymmetricOperator
 from curvescope.problem import Problem
-
-_COLUMNS = 32
 
 
 class CurvatureOperator(SymmetricOperator):
@@ -59,7 +57,7 @@ class CurvatureOperator(SymmetricOperator):
             positive_semidefinite=positive_semidefinite,
             info=problem.provenance(name),
             passes_per_product=1,
-            block_size=_COLUMNS,
+            block_size=MOST_COLUMNS,
         )
         self.problem = problem
         self._shift = problem.weight_decay if regularised else 0.0
@@ -80,6 +78,11 @@ class CurvatureOperator(SymmetricOperator):
         return self._graphs.refresh()
 
     @final
+    def memory_plan(self) -> MemoryPlan:
+        """Say what will be kept between products; builds one batch's graph to measure."""
+        return self._graphs.plan()
+
+    @final
     def _matmat(self, V: Tensor) -> Tensor:
         layout = self._graphs.layout
         columns = V.T.contiguous()
@@ -93,12 +96,22 @@ class CurvatureOperator(SymmetricOperator):
         return total.T
 
     def _multiply(self, graph: BatchGraph, tangents: list[Tensor]) -> list[Tensor]:
-        if self._vectorised and tangents[0].shape[0] > 1:
+        num, width = tangents[0].shape[0], self._graphs.columns
+        if self._vectorised and min(num, width) > 1:
             try:
-                return graph.multiply(tangents, vectorised=True)
+                parts = [
+                    graph.multiply(
+                        [t[i : i + width] for t in tangents], vectorised=True
+                    )
+                    for i in range(0, num, width)
+                ]
             except (RuntimeError, NotImplementedError):
                 # Some layers have no batching rule; column by column always works.
                 self._vectorised = False
+            else:
+                if len(parts) == 1:
+                    return parts[0]
+                return [torch.cat(column) for column in zip(*parts, strict=True)]
         return graph.multiply(tangents, vectorised=False)
 
     @final

@@ -105,7 +105,8 @@ class BatchSource:
         limit: Bytes that may be kept.
         kept: All batches, where they fit.
         digests: Checksum of every batch, from the first pass.
-        num_samples: Data points.
+        sizes: Data points of every batch.
+        num_bytes: Memory of all batches.
     """
 
     data: Any
@@ -116,7 +117,7 @@ class BatchSource:
     limit: int
     kept: list[Batch] | None = None
     digests: list[str] = field(default_factory=list)
-    num_samples: int = 0
+    sizes: list[int] = field(default_factory=list)
     num_bytes: int = 0
 
     def read(self) -> None:
@@ -127,7 +128,7 @@ class BatchSource:
             batch = self._place(index, raw, copy=kept is not None)
             _check_batch(batch)
             self.digests.append(checksum(batch.tensors))
-            self.num_samples += batch.num_samples
+            self.sizes.append(batch.num_samples)
             self.num_bytes += batch.num_bytes
             if kept is not None:
                 kept.append(batch)
@@ -163,6 +164,11 @@ class BatchSource:
         if count != len(self.digests):
             got = f"{count} batches instead of {len(self.digests)}"
             raise ChangedDuringComputationError(_not_repeatable(got))
+
+    @property
+    def num_samples(self) -> int:
+        """Data points."""
+        return sum(self.sizes)
 
     @property
     def num_batches(self) -> int:

@@ -212,6 +212,11 @@ class Problem:
         return self._shared.source.num_samples
 
     @property
+    def batch_sizes(self) -> tuple[int, ...]:
+        """Data points of every batch."""
+        return tuple(self._shared.source.sizes)
+
+    @property
     def num_batches(self) -> int:
         """Batches of one pass."""
         return self._shared.source.num_batches
