@@ -38,12 +38,12 @@ def with_error(value: float, error: float) -> str:
     size = max(abs(value), error)
     power = math.floor(math.log10(size))
     scale = 0 if -4 <= power < 6 else power
-    value, error = value / 10.0**scale, error / 10.0**scale
-    decimals = 1 - math.floor(math.log10(error))
-    if decimals > 9:
+    last = math.floor(math.log10(error))
+    if power - last > 6:
         # An error below all digits worth reading: the value, and the error apart.
-        return f"{number(value)}{_power(scale)} {PLUS_MINUS} {error:.1e}{_power(scale)}"
-    places = max(0, decimals)
+        return f"{number(value, digits=7)} {PLUS_MINUS} {number(error, digits=2)}"
+    value, error = value / 10.0**scale, error / 10.0**scale
+    places = max(0, scale + 1 - last)
     text = f"{value:.{places}f} {PLUS_MINUS} {error:.{places}f}".replace("-", MINUS)
     return text if scale == 0 else f"({text}){_power(scale)}"
 

@@ -57,6 +57,7 @@ class Section:
 class Subject:
     """One matrix that the page is about."""
 
+    description: str
     facts: list[tuple[str, str]]
     parameters: list[tuple[str, str, str]]
 
@@ -152,6 +153,7 @@ def render(
         subjects=_subjects(result.of for result in results.values()),
         sections=_sections(results),
         costs=_costs(results),
+        seed=_seed(results),
         checks=flatten(checks or {}),
         config=flatten(config or {}),
         environment=flatten(environment or {}),
@@ -172,6 +174,12 @@ def _warnings(results: Mapping[str, Result]) -> list[tuple[str, str]]:
                 texts.append(f"{missing} of {len(result.converged)} did not converge")
         found += [(name, text) for text in dict.fromkeys(texts)]
     return found
+
+
+def _seed(results: Mapping[str, Result]) -> str:
+    """Return the seed that all random results share, for the head of the page."""
+    seeds = {str(r.settings["seed"]) for r in results.values() if "seed" in r.settings}
+    return seeds.pop() if len(seeds) == 1 else ""
 
 
 def _subjects(sources: Iterable[Provenance]) -> list[Subject]:
@@ -198,7 +206,7 @@ def _subject(of: Provenance) -> Subject:
         (s.name, " \u00d7 ".join(map(str, s.shape)) or "scalar", count(s.num_params))
         for s in of.slices
     ]
-    return Subject(facts=facts, parameters=parameters)
+    return Subject(description=of.description, facts=facts, parameters=parameters)
 
 
 def _sections(results: Mapping[str, Result]) -> list[Section]:
@@ -224,7 +232,7 @@ def _section(name: str, result: Result, results: Mapping[str, Result]) -> Sectio
         title=kind.title(result),
         reading=kind.reading(result) if wide else "",
         sureness=kind.sureness(result),
-        headline=result.headline(),
+        headline=_sentence(result.headline()),
         notes=result.notes,
         settings=flatten(result.settings),
         cost=cost_line(result.cost),
@@ -234,6 +242,10 @@ def _section(name: str, result: Result, results: Mapping[str, Result]) -> Sectio
         data_name=f"{name}.csv" if rows else "",
         data_uri=f"data:text/csv;charset=utf-8;base64,{data}" if rows else "",
     )
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _estimate_section(estimates: Mapping[str, Estimate]) -> Section:

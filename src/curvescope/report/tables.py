@@ -76,7 +76,7 @@ def make_table(name: str, caption: str, rows: list[Row]) -> Table | None:
         caption=caption,
         heads=heads,
         cells=cells,
-        numeric=tuple(isinstance(rows[0][c], (int, float)) for c in columns),
+        numeric=tuple(type(rows[0][c]) in (int, float) for c in columns),
         marked=tuple(row.get("converged") is False for row in rows),
         tsv=to_csv(rows, delimiter="\t"),
     )

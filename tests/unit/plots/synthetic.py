@@ -1,5 +1,6 @@
 """Results with real-looking numbers, made from eigendecompositions by numpy."""
 
+import functools
 import math
 
 import numpy as np
@@ -19,15 +20,16 @@ from curvescope.results import (
     SpectralDensity,
 )
 
-NUM_PARAMS = 400
+NUM_PARAMS = 160
 
 
+@functools.cache
 def spectrum(*, negative: bool = True, seed: int = 0) -> np.ndarray:
     """Ten outliers, a bulk over decades and a negative tail: the shape of a Hessian's."""
     rng = np.random.default_rng(seed)
     outliers = np.geomspace(60.0, 2.0, 10) * rng.uniform(0.9, 1.1, 10)
-    bulk = 10.0 ** rng.uniform(-7, -0.5, NUM_PARAMS - 60)
-    tail = -(10.0 ** rng.uniform(-6, -0.7, 50))
+    bulk = 10.0 ** rng.uniform(-7, -0.5, NUM_PARAMS - 40)
+    tail = -(10.0 ** rng.uniform(-6, -0.7, 30))
     planted = np.concatenate([outliers, bulk, tail if negative else -tail])
     q, _ = np.linalg.qr(rng.standard_normal((NUM_PARAMS, NUM_PARAMS)))
     return np.linalg.eigvalsh((q * planted) @ q.T)[::-1].copy()
@@ -45,7 +47,7 @@ def provenance(
         num_params=NUM_PARAMS,
         num_samples=1437,
         denominator=1437.0,
-        slices=(ParamSlice(name="0.weight", start=0, stop=400, shape=(20, 20)),),
+        slices=(ParamSlice(name="0.weight", start=0, stop=160, shape=(16, 10)),),
         fingerprint="3f9a1c04be27d815",
     )
 
@@ -135,7 +137,7 @@ def effective_dimension(*, points: int = 60, method: str = "slq") -> EffectiveDi
         method=method,
         negative="clip",
         negative_mass=1.9,
-        negative_count=50.0,
+        negative_count=30.0,
         dimension=NUM_PARAMS,
     )
 
