@@ -111,9 +111,9 @@ _KINDS: dict[type[Result], Kind] = {
     LayerTable: Kind(
         title=lambda _: "Curvature layer by layer",
         reading=lambda _: (
-            "Left, how large each layer's own diagonal block is, and how much of it "
+            "First panel: how large each layer's own diagonal block is, and how much of it "
             "comes from the linearised network and from the network's own curvature; "
-            "right, the block's eigenvalue of largest magnitude."
+            "second panel: the block's eigenvalue of largest magnitude."
         ),
         sureness=lambda r: (
             f"Errors are standard errors; a top eigenvalue's is its residual norm. "
