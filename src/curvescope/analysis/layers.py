@@ -83,7 +83,11 @@ def layer_curvature(
             seconds=time.perf_counter() - began,
             peak_memory=peak_memory(problem.device),
         ),
-        settings={"num_probes": num_probes, "tol": tol, "seed": generator.initial_seed()},
+        settings={
+            "num_probes": num_probes,
+            "tol": tol,
+            "seed": generator.initial_seed(),
+        },
         notes=tuple(notes),
         layers=tuple(rows),
         method=f"own blocks, {num_probes} Gaussian probes; products are with blocks",

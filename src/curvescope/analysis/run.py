@@ -1,0 +1,284 @@
+"""The whole analysis: every part a result, each saved when done, resumable."""
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import final
+
+import torch
+from torch import Tensor
+
+from curvescope._core import files
+from curvescope._core.checkpoint import Checkpoint
+from curvescope._core.checks import message, one_of, positive_int, real
+from curvescope._core.fingerprints import combine
+from curvescope._core.random import resolve_generator
+from curvescope.analysis.layers import layer_curvature
+from curvescope.curvature import GGN, FunctionalHessian, Hessian
+from curvescope.curvature.matrices import CurvatureOperator
+from curvescope.linalg import (
+    density_from_nodes,
+    effective_dimension,
+    effective_dimension_from_density,
+    eigsh,
+    frobenius_norm,
+    spectral_density,
+    trace,
+)
+from curvescope.problem import Problem
+from curvescope.results import Result, SpectralDensity, load
+
+MATRICES: dict[str, Callable[[Problem], CurvatureOperator]] = {
+    "hessian": Hessian,
+    "ggn": GGN,
+    "functional": FunctionalHessian,
+}
+PARTS = (
+    "eigenpairs",
+    "density",
+    "trace",
+    "frobenius_norm",
+    "effective_dimension",
+    "layers",
+)
+_EXACT_BELOW = 512
+_CURVE_POINTS = 41
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class _Settings:
+    """What every part reads its own settings from."""
+
+    k: int
+    which: str
+    tol: float | None
+    max_matvecs: int | None
+    num_probes: int
+    num_steps: int
+    z: tuple[float, ...]
+    eigenvectors: bool
+    seed: int
+
+    def generator(self) -> torch.Generator:
+        return torch.Generator().manual_seed(self.seed)
+
+
+def analyze(
+    problem: Problem,
+    *,
+    matrix: str = "hessian",
+    parts: Collection[str] = PARTS,
+    k: int = 10,
+    which: str = "BE",
+    tol: float | None = None,
+    max_matvecs: int | None = None,
+    num_probes: int = 8,
+    num_steps: int = 64,
+    z: float | Sequence[float] | None = None,
+    eigenvectors: bool = False,
+    folder: str | Path | None = None,
+    generator: torch.Generator | None = None,
+) -> dict[str, Result]:
+    """Compute eigenpairs, density, trace, norm, effective dimension and layer table.
+
+    With a ``folder``, every result is saved there when it is done, and the eigenpairs'
+    and the density's iterations save their state as they go: the same call after a
+    kill goes on where the last one was, to the same answer.
+
+    Args:
+        problem: Model, loss and data.
+        matrix: ``"hessian"``, ``"ggn"`` or ``"functional"``.
+        parts: Which of `PARTS`.
+        k: Eigenpairs; at most the dimension.
+        which: Which end, as for `eigsh`; ``"BE"`` takes both.
+        tol: Relative residual of the eigenpairs.
+        max_matvecs: Products to spend on the eigenpairs at most.
+        num_probes: Probes of the density, and of each layer.
+        num_steps: Lanczos steps of the density.
+        z: Where the effective dimension is asked for, in the unit of an eigenvalue;
+            by default a hundredth of the largest eigenvalue. The curve is always there.
+        eigenvectors: Whether the eigenpairs keep their vectors.
+        folder: Where to save and resume.
+        generator: Source of all randomness; a fixed seed if ``None``.
+
+    Returns:
+        Results by name: the parts, and the density on a second, signed-log axis.
+
+    Raises:
+        ValueError: If an argument is out of range.
+
+    Cost:
+        About 3 ``k`` + ``num_probes num_steps`` + 96 products, and the layer table's.
+
+    Example:
+        >>> import torch
+        >>> data = (torch.eye(6, 4), torch.tensor([0, 1, 0, 1, 1, 0]))
+        >>> problem = Problem(torch.nn.Linear(4, 2), "cross_entropy", data)
+        >>> sorted(analyze(problem, parts=["trace"], num_probes=4))
+        ['trace']
+    """
+    one_of("matrix", matrix, tuple(MATRICES))
+    unknown = sorted(set(parts) - set(PARTS))
+    if unknown:
+        raise ValueError(message("parts", f"be among {', '.join(PARTS)}", unknown))
+    size = problem.num_params
+    if positive_int("k", k) > size:
+        remedy = f"The matrix has {size} eigenvalues."
+        raise ValueError(message("k", f"be at most {size}, the dimension", k, remedy))
+    one_of("which", which, ("LM", "LA", "SA", "BE"))
+    settings = _Settings(
+        k=k,
+        which=which,
+        tol=tol,
+        max_matvecs=max_matvecs,
+        num_probes=positive_int("num_probes", num_probes, minimum=2),
+        num_steps=positive_int("num_steps", num_steps, minimum=2),
+        z=_places(z),
+        eigenvectors=eigenvectors,
+        seed=resolve_generator(generator).initial_seed(),
+    )
+    run = _Run(problem, MATRICES[matrix](problem), settings, folder)
+    for part in PARTS:
+        if part in parts:
+            run.add(part)
+    return run.results
+
+
+def _places(z: float | Sequence[float] | None) -> tuple[float, ...]:
+    if z is None:
+        return ()
+    values = z if isinstance(z, Sequence) else (z,)
+    return tuple(sorted(real("z", value, minimum=0.0, strict=True) for value in values))
+
+
+@final
+class _Run:
+    """One analysis: what is done, and where it is saved."""
+
+    def __init__(
+        self,
+        problem: Problem,
+        operator: CurvatureOperator,
+        settings: _Settings,
+        folder: str | Path | None,
+    ) -> None:
+        self.problem = problem
+        self.operator = operator
+        self.settings = settings
+        self.folder = None if folder is None else Path(folder)
+        self.results: dict[str, Result] = {}
+        self._hidden: SpectralDensity | None = None
+
+    def add(self, part: str) -> None:
+        """Compute a part, or load it where it is already done."""
+        names = ("density", "density_signed_log") if part == "density" else (part,)
+        key = self._key(part)
+        for name in names:
+            done = self._saved(name, key)
+            if done is None:
+                done = getattr(self, f"_{name}")()
+                self._save(name, key, done)
+            self.results[name] = done
+
+    def _key(self, part: str) -> str:
+        return combine(
+            part, self.operator.refresh(), self.operator.info.matrix, self.settings
+        )
+
+    def _saved(self, name: str, key: str) -> Result | None:
+        if self.folder is None:
+            return None
+        marker = self.folder / "results" / f".{name}.key"
+        if not marker.exists() or marker.read_text() != key:
+            return None
+        return load(self.folder / "results", name)
+
+    def _save(self, name: str, key: str, result: Result) -> None:
+        if self.folder is None:
+            return
+        result.save(self.folder / "results", name)
+        files.write_text(self.folder / "results" / f".{name}.key", key)
+        checkpoint = self._checkpoint(name)
+        if checkpoint is not None:
+            checkpoint.clear()
+
+    def _checkpoint(self, part: str) -> Checkpoint | None:
+        if self.folder is None:
+            return None
+        return Checkpoint(self.folder / "checkpoints" / part, self._key(part))
+
+    def _eigenpairs(self) -> Result:
+        s = self.settings
+        return eigsh(
+            self.operator,
+            k=s.k,
+            which=s.which,
+            tol=s.tol,
+            max_matvecs=s.max_matvecs,
+            eigenvectors=s.eigenvectors,
+            checkpoint=self._checkpoint("eigenpairs"),
+            generator=s.generator(),
+        )
+
+    def _density(self) -> SpectralDensity:
+        if self._hidden is None:
+            self._hidden = spectral_density(
+                self.operator,
+                num_probes=self.settings.num_probes,
+                num_steps=min(self.settings.num_steps, self.problem.num_params),
+                checkpoint=self._checkpoint("density"),
+                generator=self.settings.generator(),
+            )
+        return self._hidden
+
+    def _nodes(self) -> SpectralDensity:
+        density = self.results.get("density")
+        return density if isinstance(density, SpectralDensity) else self._density()
+
+    def _density_signed_log(self) -> Result:
+        return density_from_nodes(self._nodes(), axis="signed-log")
+
+    def _trace(self) -> Result:
+        budget = min(12 * self.settings.num_probes, self.problem.num_params)
+        return trace(
+            self.operator, num_matvecs=budget, generator=self.settings.generator()
+        )
+
+    def _frobenius_norm(self) -> Result:
+        budget = min(4 * self.settings.num_probes, self.problem.num_params)
+        return frobenius_norm(
+            self.operator, num_probes=budget, generator=self.settings.generator()
+        )
+
+    def _effective_dimension(self) -> Result:
+        exact = self.problem.num_params <= _EXACT_BELOW
+        nodes = None if exact else self._nodes()
+        eigenvalues = _eigenvalues(self.operator) if nodes is None else nodes.nodes
+        asked, grid = self._grid(eigenvalues)
+        if nodes is None:
+            curve = effective_dimension(self.operator, z=grid, eigenvalues=eigenvalues)
+        else:
+            curve = effective_dimension_from_density(nodes, z=grid)
+        return replace(curve, settings={**curve.settings, "z": asked})
+
+    def _grid(self, eigenvalues: Tensor) -> tuple[list[float], list[float]]:
+        largest = float(eigenvalues.nan_to_num(0.0).abs().max())
+        if largest == 0.0:
+            largest = 1.0  # the zero matrix has no scale; its curve is 0 everywhere
+        asked = list(self.settings.z) or [largest * 1e-2]
+        curve = torch.logspace(-6, 0, _CURVE_POINTS, dtype=torch.float64) * largest
+        return asked, sorted({*asked, *curve.tolist()})
+
+    def _layers(self) -> Result:
+        return layer_curvature(
+            self.problem,
+            num_probes=self.settings.num_probes,
+            tol=self.settings.tol,
+            generator=self.settings.generator(),
+        )
+
+
+def _eigenvalues(operator: CurvatureOperator) -> Tensor:
+    dense = operator.to_dense().double().cpu()
+    return torch.linalg.eigvalsh((dense + dense.T) / 2)

@@ -1,0 +1,177 @@
+"""The command ``curvescope``: parse, run, save; no numerics."""
+
+import shlex
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from curvescope._core import files
+from curvescope._core.errors import AccuracyWarning, MissingExtraError
+from curvescope._core.memory import available_memory, format_bytes, peak_memory
+from curvescope._core.progress import showing_progress
+from curvescope.analysis import MATRICES, PARTS, analyze
+from curvescope.cli import runs
+from curvescope.cli.options import (
+    Analyze,
+    Command,
+    Computing,
+    Data,
+    Density,
+    DimensionOptions,
+    EffDim,
+    EigenpairOptions,
+    Plot,
+    ProbeOptions,
+    Report,
+    Spectrum,
+)
+from curvescope.cli.problems import Built, build_problem
+from curvescope.data import fetch
+from curvescope.report import report, report_from_folder
+from curvescope.report.environment import collect_environment
+from curvescope.results import Result
+
+_NAMES: dict[type, str] = {
+    Analyze: "analyze",
+    Spectrum: "spectrum",
+    Density: "density",
+    EffDim: "effdim",
+}
+_PARTS: dict[type, tuple[str, ...]] = {
+    Analyze: PARTS,
+    Spectrum: ("eigenpairs",),
+    Density: ("density",),
+    EffDim: ("effective_dimension",),
+}
+# What a user's input can cause; anything else is our bug and shows its trace.
+_INPUT_ERRORS = (
+    ValueError,
+    TypeError,
+    OSError,
+    MissingExtraError,
+    MemoryError,
+    RuntimeError,
+)
+BAD_INPUT = 2
+INTERRUPTED = 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        arguments: The words behind ``curvescope``; those of the process by default.
+
+    Returns:
+        The exit code: 0 done, 2 wrong input, 130 interrupted.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    command = parse(words)
+    errors = Console(stderr=True, highlight=False, soft_wrap=True)
+    try:
+        with warnings.catch_warnings():
+            # The notes of the results say the same, where they will be read.
+            warnings.simplefilter("ignore", AccuracyWarning)
+            _dispatch(command, words)
+    except KeyboardInterrupt:
+        errors.print("interrupted: the same command goes on from here", style="yellow")
+        return INTERRUPTED
+    except _INPUT_ERRORS as error:
+        errors.print(f"error: {error}", style="red", markup=False)
+        return BAD_INPUT
+    return 0
+
+
+def parse(words: Sequence[str]) -> Command:
+    """Return the command of the words; exits with 2 where they are none.
+
+    Raises:
+        MissingExtraError: If tyro is not installed.
+    """
+    import tyro
+
+    return tyro.cli(Command, args=words, prog="curvescope", description=__doc__)
+
+
+def _dispatch(command: Command, words: list[str]) -> None:
+    out = Console(highlight=False, soft_wrap=True)
+    if isinstance(command, Data):
+        for path in fetch(command.name, root=command.data_root):
+            out.print(str(path), markup=False)
+    elif isinstance(command, (Plot, Report)):
+        page = report_from_folder(command.run)
+        where = page.parent / "figures" if isinstance(command, Plot) else page
+        out.print(f"written: {where}", markup=False)
+    else:
+        _compute(command, words, out)
+
+
+def _compute(command: Computing, words: list[str], out: Console) -> None:
+    name = _NAMES[type(command)]
+    options = command.problem
+    folder = options.out or runs.default_folder(name, options.model, options.data)
+    config = runs.configuration(name, command)
+    done = runs.open_folder(folder, config)
+    built = build_problem(options)
+    for check, text in built.checks.items():
+        out.print(f"{check}: {text}", markup=False)
+    files.write_json(folder / "config.json", config)
+    _print_plan(built, options.matrix, out)
+    results = _results(command, built, folder)
+    if not done:
+        page = report(
+            results,
+            path=folder,
+            title=f"{options.model} on {options.data}: {name}",
+            command=shlex.join(["curvescope", *words]),
+            environment=collect_environment(seed=options.seed),
+            config=config,
+            checks=built.checks,
+        )
+    else:
+        page = folder / "report.html"
+    for result in results.values():
+        out.print()
+        out.print(str(result), markup=False)
+    out.print()
+    peak = format_bytes(peak_memory(built.problem.device))
+    out.print(f"peak memory: {peak}", markup=False)
+    out.print(f"report: {page.resolve()}", markup=False)
+
+
+def _print_plan(built: Built, matrix: str, out: Console) -> None:
+    free = format_bytes(available_memory(built.problem.device))
+    plan = MATRICES[matrix](built.problem).memory_plan()
+    out.print(f"memory: {free} free; {plan}", markup=False)
+
+
+def _results(command: Computing, built: Built, folder: Path) -> dict[str, Result]:
+    pairs = getattr(command, "eigenpairs", EigenpairOptions())
+    probes = getattr(command, "probes", ProbeOptions())
+    dimension = getattr(command, "dimension", DimensionOptions())
+    parts = [
+        part
+        for part in _PARTS[type(command)]
+        if part != "layers" or getattr(command, "layers", True)
+    ]
+    both = isinstance(command, Analyze)
+    with showing_progress():
+        return analyze(
+            built.problem,
+            matrix=command.problem.matrix,
+            parts=parts,
+            k=pairs.k,
+            which=pairs.which or ("BE" if both else "LM"),
+            tol=pairs.tol,
+            max_matvecs=pairs.max_matvecs,
+            eigenvectors=pairs.eigenvectors,
+            num_probes=probes.num_probes,
+            num_steps=probes.num_steps,
+            z=dimension.z or None,
+            folder=folder,
+            generator=torch.Generator().manual_seed(command.problem.seed),
+        )

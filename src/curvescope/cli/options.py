@@ -1,0 +1,174 @@
+"""The commands' options: one frozen dataclass a command, from which tyro builds help."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+Positional = tyro.conf.Positional
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProblemOptions:
+    """What the matrix is of."""
+
+    model: Positional[str]
+    """package.module:callable, file.py:callable, timm:name, hf:path, or built in: mlp,
+    lenet, resnet20, resnet32, resnet44, resnet56, resnet18, char-gpt."""
+    data: str
+    """package.module:callable, file.py:callable, text:FILE, or a data set: digits,
+    mnist, fashion-mnist, cifar10, cifar100, svhn."""
+    loss: str = "cross_entropy"
+    """cross_entropy, causal_lm, mse, half_squared_error, bce_with_logits, logcosh, nll,
+    or package.module:object."""
+    weights: Path | None = None
+    """A .safetensors file, or .pt, .pth, .th (read without running code)."""
+    model_arg: Annotated[tuple[str, ...], tyro.conf.arg(metavar="KEY=VALUE ...")] = ()
+    """Arguments of the model, such as hidden=[32,32]."""
+    params: tuple[str, ...] = ()
+    """Only the parameters that match a glob, or lie in a module of that name."""
+    matrix: Literal["hessian", "ggn", "functional"] = "hessian"
+    """Which matrix."""
+    data_root: Path | None = None
+    """The folder that holds one folder a data set."""
+    split: Literal["train", "test"] | None = None
+    """Which split; train by default."""
+    num_samples: int | None = None
+    """The first so many samples of the split."""
+    batch_size: int = 256
+    """Samples in a batch; smaller ones take less memory."""
+    normalize: str | None = None
+    """Pixel statistics; by default those that a built-in model's weights need."""
+    vocab: Path | None = None
+    """JSON file from characters to ids, for text:FILE."""
+    context: int | None = None
+    """Length of a window, for text:FILE."""
+    reduction: Literal["mean", "sum"] | None = None
+    """The unit of the matrix; the loss's own by default."""
+    weight_decay: float = 0.0
+    """Adds this times the identity."""
+    device: str | None = None
+    """Where to compute, such as cuda."""
+    dtype: Literal["float32", "float64"] | None = None
+    """In what to compute; the model's own by default."""
+    memory_limit: float | None = None
+    """GiB for kept data and graphs; half of what is free by default."""
+    seed: int = 0
+    """Of random weights, start vectors and probes."""
+    out: Path | None = None
+    """The run folder; runs/COMMAND-MODEL-DATA by default."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EigenpairOptions:
+    """Which eigenpairs, and how sure."""
+
+    k: int = 10
+    """How many."""
+    which: Literal["LM", "LA", "SA", "BE"] | None = None
+    """Largest magnitude, largest, smallest, both ends; as SciPy means them."""
+    tol: float | None = None
+    """Relative residual; 1e-3 in float32 and 1e-8 in float64 by default."""
+    max_matvecs: int | None = None
+    """Matrix products to spend at most."""
+    eigenvectors: bool = False
+    """Keep the eigenvectors in the run folder."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeOptions:
+    """How many random vectors, and how far."""
+
+    num_probes: int = 8
+    """Random probes."""
+    num_steps: int = 64
+    """Lanczos steps of each probe."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DimensionOptions:
+    """Where the effective dimension is asked for."""
+
+    z: tuple[float, ...] = ()
+    """In the unit of an eigenvalue; a hundredth of the largest one by default."""
+
+
+_Flat = tyro.conf.OmitArgPrefixes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Analyze:
+    """Everything: eigenpairs at both ends, density, trace, norm, N_eff, layers."""
+
+    problem: _Flat[ProblemOptions]
+    eigenpairs: _Flat[EigenpairOptions] = field(default_factory=EigenpairOptions)
+    probes: _Flat[ProbeOptions] = field(default_factory=ProbeOptions)
+    dimension: _Flat[DimensionOptions] = field(default_factory=DimensionOptions)
+    layers: bool = True
+    """Also measure every layer's own block."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spectrum:
+    """Certified eigenpairs."""
+
+    problem: _Flat[ProblemOptions]
+    eigenpairs: _Flat[EigenpairOptions] = field(default_factory=EigenpairOptions)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Density:
+    """Spectral density with an error band."""
+
+    problem: _Flat[ProblemOptions]
+    probes: _Flat[ProbeOptions] = field(default_factory=ProbeOptions)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EffDim:
+    """Effective dimension as a curve over z."""
+
+    problem: _Flat[ProblemOptions]
+    probes: _Flat[ProbeOptions] = field(default_factory=ProbeOptions)
+    dimension: _Flat[DimensionOptions] = field(default_factory=DimensionOptions)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """Fetch a data set's official files, checked against known hashes."""
+
+    action: Positional[Literal["fetch"]]
+    """What to do."""
+    name: Positional[str]
+    """The data set."""
+    data_root: Path | None = None
+    """The folder that holds one folder a data set."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plot:
+    """Draw a run's figures again from its saved results."""
+
+    run: Positional[Path]
+    """The run folder."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """Write a run's page and figures again from its saved results."""
+
+    run: Positional[Path]
+    """The run folder."""
+
+
+Computing = Analyze | Spectrum | Density | EffDim
+Command = (
+    Annotated[Analyze, tyro.conf.subcommand("analyze")]
+    | Annotated[Spectrum, tyro.conf.subcommand("spectrum")]
+    | Annotated[Density, tyro.conf.subcommand("density")]
+    | Annotated[EffDim, tyro.conf.subcommand("effdim")]
+    | Annotated[Data, tyro.conf.subcommand("data")]
+    | Annotated[Plot, tyro.conf.subcommand("plot")]
+    | Annotated[Report, tyro.conf.subcommand("report")]
+)

@@ -1,0 +1,69 @@
+"""Run folders: one configuration each, resumed or returned by a second call."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from curvescope._core import files
+from curvescope._core.checks import message
+from curvescope.cli.options import Computing
+
+_CONFIG = "config.json"
+_DONE = "report.html"
+
+
+def configuration(command: str, options: Computing) -> dict[str, Any]:
+    """Return what decides a run's numbers, flat; where it is written plays no part."""
+    flat: dict[str, Any] = {"command": command}
+    for field in dataclasses.fields(options):
+        value = getattr(options, field.name)
+        inner = (
+            dataclasses.asdict(value)
+            if dataclasses.is_dataclass(value)
+            else {field.name: value}
+        )
+        flat.update(inner)
+    flat.pop("out")
+    return {key: _plain(value) for key, value in flat.items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value)
+    return list(value) if isinstance(value, tuple) else value
+
+
+def open_folder(path: Path, config: dict[str, Any]) -> bool:
+    """Check that a folder is new or of this configuration; return whether it is done.
+
+    Raises:
+        ValueError: If it holds something else. Nothing is written here.
+    """
+    if path.exists() and not path.is_dir():
+        raise ValueError(message("--out", "be a folder", str(path)))
+    saved_path = path / _CONFIG
+    if not saved_path.exists():
+        if path.is_dir() and any(path.iterdir()):
+            remedy = "Choose a new folder with `--out`."
+            got = f"{path}, which holds other files"
+            raise ValueError(
+                message("--out", "be a new folder or a run's", got, remedy)
+            )
+        return False
+    saved = files.read_json(saved_path)
+    changed = [k for k in sorted({*saved, *config}) if saved.get(k) != config.get(k)]
+    if changed:
+        got = ", ".join(
+            f"{k}: {saved.get(k)!r} there, {config.get(k)!r} now" for k in changed
+        )
+        remedy = "Choose another folder with `--out`, or repeat the options."
+        contract = f"be a folder of the same configuration ({path})"
+        raise ValueError(message("--out", contract, got, remedy))
+    return (path / _DONE).exists()
+
+
+def default_folder(command: str, model: str, data: str) -> Path:
+    """Return ``runs/COMMAND-MODEL-DATA``, in letters that every file system knows."""
+    words = (command, Path(model).name, Path(data).name)
+    text = "-".join(words)
+    return Path("runs") / "".join(c if c.isalnum() or c in "-_." else "-" for c in text)

@@ -1,0 +1,35 @@
+"""Frozen results: value, error, cost, unit, and what they are of.
+
+A result knows how to print, save and load itself (JSON and safetensors, no pickle);
+it never reaches back into a problem, and it computes no products with a matrix.
+"""
+
+from curvescope.results.base import Cost, ParamSlice, Provenance, Result, load
+from curvescope.results.kinds import (
+    EffectiveDimension,
+    Eigenpairs,
+    Estimate,
+    LayerRow,
+    LayerTable,
+    RankEstimate,
+    SpectralDensity,
+    VectorEstimate,
+)
+from curvescope.results.quantiles import student_t_quantile
+
+__all__ = [
+    "Cost",
+    "EffectiveDimension",
+    "Eigenpairs",
+    "Estimate",
+    "LayerRow",
+    "LayerTable",
+    "ParamSlice",
+    "Provenance",
+    "RankEstimate",
+    "Result",
+    "SpectralDensity",
+    "VectorEstimate",
+    "load",
+    "student_t_quantile",
+]
