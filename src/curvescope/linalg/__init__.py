@@ -1,5 +1,31 @@
 """Algorithms without networks: they see a `LinearOperator` and nothing else."""
 
+from curvescope.linalg.density import density_from_nodes, merge, spectral_density
 from curvescope.linalg.eigsh import eigsh
+from curvescope.linalg.functions import (
+    effective_dimension,
+    effective_dimension_from_density,
+    logdet,
+)
+from curvescope.linalg.lanczos import LanczosDecomposition, lanczos
+from curvescope.linalg.rank import numerical_rank
+from curvescope.linalg.slq import Quadrature, slq
+from curvescope.linalg.trace import diagonal, frobenius_norm, trace
 
-__all__ = ["eigsh"]
+__all__ = [
+    "LanczosDecomposition",
+    "Quadrature",
+    "density_from_nodes",
+    "diagonal",
+    "effective_dimension",
+    "effective_dimension_from_density",
+    "eigsh",
+    "frobenius_norm",
+    "lanczos",
+    "logdet",
+    "merge",
+    "numerical_rank",
+    "slq",
+    "spectral_density",
+    "trace",
+]

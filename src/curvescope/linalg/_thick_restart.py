@@ -8,7 +8,6 @@ those that fail.
 
 import math
 from dataclasses import asdict, dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor

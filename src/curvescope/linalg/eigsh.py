@@ -1,5 +1,6 @@
 """Certified eigenpairs of a symmetric operator. It sees products and nothing else."""
 
+import dataclasses
 import warnings
 from typing import Any
 
@@ -19,6 +20,7 @@ from curvescope.linop.base import LinearOperator
 from curvescope.results import Eigenpairs
 
 _DENSE_BELOW = 64
+_LAST_RESORT_BELOW = 2048
 _ASYMMETRY = 0.05
 _MEMORY_SHARE = 0.6
 
@@ -48,7 +50,8 @@ def eigsh(
     start meets each eigenspace in one direction only; after convergence a random
     vector orthogonal to all that was found starts another chain, which ends when an
     eigenvalue above the last wanted one would have shown itself with a probability
-    of about 97 %. Small matrices are diagonalised densely.
+    of about 97 %. Small matrices are diagonalised densely, and so are those of dimension
+    up to 2048 where Lanczos took more than ``n`` products.
 
     Args:
         A: Symmetric operator, or anything `aslinearoperator` takes.
@@ -124,12 +127,15 @@ def eigsh(
     }
     with Session(operator, f"{k} eigenpairs ({which})", total=None) as session:
         if n <= max(_DENSE_BELOW, 2 * k) and n <= limit and start is None:
-            found = _dense(session, plan)
+            found: _Found | None = _dense(session, plan)
             settings["method"] = "dense"
         else:
             found = _iterate(
                 session, plan, basis_size, start, checkpoint, generator, settings
             )
+            if found is None:
+                found = _dense(session, plan)
+                settings["method"] = "dense, after Lanczos took n products"
         cost = session.cost()
         scale = session.scale or 1.0
     values, vectors, residuals, norm, notes = found
@@ -208,14 +214,19 @@ def _iterate(
     checkpoint: Checkpoint | None,
     generator: torch.Generator,
     settings: dict[str, Any],
-) -> _Found:
-    """Run thick-restart Lanczos."""
+) -> _Found | None:
+    """Run thick-restart Lanczos; ``None`` where the dense route is cheaper after all."""
     least = 2 * plan.k + plan.block_size
     if plan.max_matvecs < least:
         contract = f"be at least 2 k + block_size = {least}"
         remedy = "The residuals alone take k products."
         text = message("max_matvecs", contract, plan.max_matvecs, remedy)
         raise ValueError(text)
+    last_resort = session.n <= _LAST_RESORT_BELOW
+    if last_resort and plan.max_matvecs >= 2 * session.n + least:
+        plan = dataclasses.replace(plan, max_matvecs=session.n + least)
+    else:
+        last_resort = False
     spare = max(plan.block_size, min(plan.k, 4))
     size, notes = _choose_basis_size(session, plan, basis_size, spare)
     settings["basis_size"] = size
@@ -224,6 +235,10 @@ def _iterate(
     machine.run(start)
     norm = max(space.norm, float(machine.values.abs().max()))
     _refuse_asymmetry(space.asymmetry, norm)
+    if last_resort and bool(
+        (machine.residuals > machine.allowed(machine.values)).any()
+    ):
+        return None
     if machine.progress.check_cut_short:
         notes.append(
             "the check for repeated or missed eigenvalues ran out of its products "
@@ -291,4 +306,4 @@ def _judged(result: Eigenpairs, *, strict: bool) -> Eigenpairs:
     if strict:
         raise ConvergenceError(text)
     warnings.warn(text, AccuracyWarning, stacklevel=3)
-    return Eigenpairs(**{**vars(result), "notes": (*result.notes, text)})
+    return dataclasses.replace(result, notes=(*result.notes, text))

@@ -185,6 +185,10 @@ def aslinearoperator(
         if (wanted or psd, psd) == (A.symmetric, A.positive_semidefinite):
             return A
         return Declared(A, symmetric=wanted, positive_semidefinite=psd)
+    tags: dict[str, Any] = {
+        "symmetric": symmetric,
+        "positive_semidefinite": positive_semidefinite,
+    }
     if isinstance(A, tuple) and 2 <= len(A) <= 3 and callable(A[0]):
         return FunctionOperator(
             A[0],
@@ -194,11 +198,11 @@ def aslinearoperator(
             positive_semidefinite=positive_semidefinite,
         )
     if isinstance(A, (Tensor, np.ndarray, list)):
-        return _from_matrix(torch.as_tensor(A), symmetric, positive_semidefinite)
+        return _from_matrix(torch.as_tensor(A), **tags)
     if _is_scipy(A):
-        return _from_scipy(A, symmetric, positive_semidefinite)
+        return _from_scipy(A, **tags)
     if hasattr(A, "shape") and hasattr(A, "dtype") and hasattr(A, "__matmul__"):
-        return _from_duck(A, symmetric, positive_semidefinite)
+        return _from_duck(A, **tags)
     contract = "be an operator, a matrix, a SciPy operator or (function, shape, dtype)"
     raise TypeError(message("A", contract, type(A).__name__))
 
@@ -209,7 +213,7 @@ def _is_scipy(A: Any) -> bool:
 
 
 def _from_matrix(
-    matrix: Tensor, symmetric: bool | None, positive_semidefinite: bool
+    matrix: Tensor, *, symmetric: bool | None, positive_semidefinite: bool
 ) -> DenseOperator:
     if matrix.ndim != 2 or 0 in matrix.shape:
         raise ValueError(message("A", "be a matrix with entries", describe(matrix)))
@@ -257,7 +261,7 @@ def _torch_dtype(dtype: Any) -> torch.dtype:
 
 
 def _from_scipy(
-    A: Any, symmetric: bool | None, positive_semidefinite: bool
+    A: Any, *, symmetric: bool | None, positive_semidefinite: bool
 ) -> LinearOperator:
     dtype = _torch_dtype(A.dtype)
     if symmetric is None and hasattr(A, "tocoo"):
@@ -281,7 +285,7 @@ def _from_scipy(
 
 
 def _from_duck(
-    A: Any, symmetric: bool | None, positive_semidefinite: bool
+    A: Any, *, symmetric: bool | None, positive_semidefinite: bool
 ) -> LinearOperator:
     transposed = getattr(A, "mT", None) if hasattr(A, "mT") else getattr(A, "T", None)
     adjoint = None if transposed is None else lambda V: transposed @ V

@@ -156,6 +156,8 @@ class SpectralDensity(Result):
         dimension: Number of eigenvalues, which turns the density into a count.
         quadrature_error: Estimate of the error left by too few steps, as the largest
             change of the smoothed density between the last steps.
+        degrees_of_freedom: Of the standard errors; ``inf`` where the eigenvalues are
+            exact, ``None`` for one less than the number of probes.
     """
 
     nodes: Tensor
@@ -168,10 +170,13 @@ class SpectralDensity(Result):
     width: float
     dimension: int
     quadrature_error: float
+    degrees_of_freedom: float | None = None
 
     def band(self, *, level: float = 0.95) -> tuple[Tensor, Tensor]:
         """Return the pointwise confidence band, cut off below at 0."""
-        degrees = self.nodes.shape[0] - 1
+        degrees = self.degrees_of_freedom
+        if degrees is None:
+            degrees = self.nodes.shape[0] - 1
         half = student_t_quantile(0.5 + level / 2, degrees) * self.standard_error
         return (self.density - half).clamp_min(0.0), self.density + half
 

@@ -1,0 +1,301 @@
+"""The spectral density: quadrature nodes, smoothed at a width that the data set."""
+
+import dataclasses
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from curvescope._core.checkpoint import Checkpoint
+from curvescope._core.checks import describe, message, one_of, positive_int, real
+from curvescope.linalg.slq import (
+    Quadrature,
+    coarser,
+    slq,
+    sphere_degrees,
+    sphere_mean,
+)
+from curvescope.results import Provenance, SpectralDensity
+
+_GRID_POINTS = 512
+_MARGIN = 4.0
+
+
+def spectral_density(
+    A: Any,
+    *,
+    num_probes: int = 8,
+    num_steps: int = 64,
+    grid: Tensor | None = None,
+    width: float | None = None,
+    axis: str = "linear",
+    checkpoint: Checkpoint | None = None,
+    generator: torch.Generator | None = None,
+) -> SpectralDensity:
+    r"""Estimate the density of eigenvalues by stochastic Lanczos quadrature.
+
+    .. math:: \phi_\sigma(x) = \frac{1}{n} \sum_{i=1}^{n}
+        \frac{1}{\sqrt{2\pi}\sigma} e^{-(u(x) - u(\lambda_i))^2 / 2\sigma^2}
+
+    with ``u(x) = x`` or ``asinh(x / linear_threshold)``. The standard error is that of
+    this smoothed density, from the probes; what too few steps leave is stated apart.
+
+    Args:
+        A: Symmetric operator, or anything `aslinearoperator` takes.
+        num_probes: Random vectors, multiplied as one block; at least 2, or ``n``.
+        num_steps: Lanczos steps of each.
+        grid: Eigenvalues at which to give the density, ascending; 512 by default.
+        width: Standard deviation of the kernel in the axis' coordinate; by default
+            the range of the nodes in that coordinate over ``num_steps``.
+        axis: ``"linear"``, or ``"signed-log"`` to see many orders of magnitude.
+        checkpoint: Where to save after block products, and to resume from.
+        generator: Source of the probes; a fresh one with a fixed seed if ``None``.
+
+    Returns:
+        The density with raw nodes and weights, so that `density_from_nodes` can smooth
+        again without products, and `merge` can add probes.
+
+    Raises:
+        ValueError: If ``A`` is not symmetric or an argument is out of range.
+
+    Cost:
+        ``num_probes * num_steps`` products in ``num_steps`` blocks.
+
+    Example:
+        >>> density = spectral_density(torch.diag(torch.arange(100.0)))
+        >>> round(float(torch.trapezoid(density.density, density.grid)), 2)
+        1.0
+
+    References:
+        Lin, Saad and Yang (2016), doi:10.1137/130934283; Ghorbani et al. (2019),
+        arXiv:1901.10159.
+    """
+    one_of("axis", axis, ("linear", "signed-log"))
+    minimum = 2
+    positive_int("num_probes", num_probes, minimum=minimum)
+    quadrature = slq(
+        A,
+        num_probes=num_probes,
+        num_steps=num_steps,
+        checkpoint=checkpoint,
+        generator=generator,
+    )
+    return density_from_nodes(quadrature, grid=grid, width=width, axis=axis)
+
+
+def density_from_nodes(
+    source: Quadrature | SpectralDensity,
+    *,
+    grid: Tensor | None = None,
+    width: float | None = None,
+    axis: str | None = None,
+    linear_threshold: float | None = None,
+) -> SpectralDensity:
+    """Smooth nodes and weights again, without products.
+
+    Args:
+        source: A quadrature of `slq`, or a density whose nodes are used again.
+        grid: As in `spectral_density`.
+        width: As in `spectral_density`.
+        axis: As in `spectral_density`; by default that of ``source``, or linear.
+        linear_threshold: Where a signed-log axis turns linear; by default the weighted
+            median of the nodes' absolute values, zeros left out.
+
+    Returns:
+        The density.
+
+    Raises:
+        ValueError: If an argument is out of range.
+
+    Cost:
+        No products.
+
+    Example:
+        >>> nodes = slq(torch.eye(9), num_probes=2, num_steps=2)
+        >>> density_from_nodes(nodes, width=0.1).width
+        0.1
+    """
+    nodes, weights = source.nodes, source.weights
+    exact = _is_exact(source)
+    if axis is None:
+        axis = source.axis if isinstance(source, SpectralDensity) else "linear"
+    one_of("axis", axis, ("linear", "signed-log"))
+    if linear_threshold is None:
+        linear_threshold = _linear_threshold(nodes, weights)
+    threshold = real("linear_threshold", linear_threshold, minimum=0.0, strict=True)
+    u = _coordinate(nodes, axis, threshold)
+    low, high = _range(u, weights)
+    if width is None:
+        width = _default_width(low, high, nodes.shape[1])
+    width = real("width", width, minimum=0.0, strict=True)
+    if grid is None:
+        margin = _MARGIN * width
+        steps = torch.linspace(
+            low - margin, high + margin, _GRID_POINTS, dtype=torch.float64
+        )
+        grid = steps if axis == "linear" else threshold * torch.sinh(steps)
+    grid = _check_grid(grid)
+    x = _coordinate(grid, axis, threshold)
+    density, error = _smooth(u, weights, x, width, source.dimension, exact=exact)
+    change = 0.0
+    if not exact and nodes.shape[1] > 1:
+        fewer = nodes.shape[1] - max(1, nodes.shape[1] // 8)
+        v, weights_before = coarser(nodes, weights, fewer)
+        v = _coordinate(v, axis, threshold)
+        before, _ = _smooth(v, weights_before, x, width, source.dimension, exact=exact)
+        change = float((density - before).abs().max())
+    return SpectralDensity(
+        of=source.of,
+        cost=source.cost,
+        settings=source.settings,
+        notes=source.notes,
+        nodes=nodes,
+        weights=weights,
+        grid=grid,
+        density=density,
+        standard_error=error,
+        axis=axis,
+        linear_threshold=threshold,
+        width=width,
+        dimension=source.dimension,
+        quadrature_error=change,
+        degrees_of_freedom=math.inf if exact else sphere_degrees(nodes.shape[0]),
+    )
+
+
+def merge(first: SpectralDensity, second: SpectralDensity) -> SpectralDensity:
+    """Join the probes of two densities of the same matrix, drawn from different seeds.
+
+    The grid, width and axis are those of ``first``.
+
+    Args:
+        first: A density.
+        second: Another one of the same matrix.
+
+    Returns:
+        The density from all probes; costs add up.
+
+    Raises:
+        ValueError: If the matrices differ, or a seed was used in both.
+
+    Cost:
+        No products.
+
+    Example:
+        >>> a, b = (
+        ...     spectral_density(
+        ...         torch.eye(99), generator=torch.Generator().manual_seed(s)
+        ...     )
+        ...     for s in (0, 1)
+        ... )
+        >>> merge(a, b).nodes.shape[0]
+        16
+    """
+    same = first.dimension == second.dimension and _same_matrix(first.of, second.of)
+    if not same:
+        got = f"{second.of.matrix} of dimension {second.dimension}"
+        contract = f"be of the same {first.of.matrix}, dimension {first.dimension}"
+        raise ValueError(message("second", contract, got))
+    if _is_exact(first) or _is_exact(second):
+        return first if _is_exact(first) else second
+    common = set(_seeds(first)) & set(_seeds(second))
+    if common:
+        remedy = "The same seed gives the same probes, which add nothing."
+        text = message("second", "come from another seed", f"seed {common}", remedy)
+        raise ValueError(text)
+    steps = max(first.nodes.shape[1], second.nodes.shape[1])
+
+    def padded(x: Tensor, fill: float) -> Tensor:
+        return torch.nn.functional.pad(x, (0, steps - x.shape[1]), value=fill)
+
+    settings = {
+        "num_probes": first.nodes.shape[0] + second.nodes.shape[0],
+        "num_steps": steps,
+        "seed": [*_seeds(first), *_seeds(second)],
+    }
+    joint = Quadrature(
+        of=first.of,
+        cost=first.cost + second.cost,
+        settings=settings,
+        notes=tuple(dict.fromkeys((*first.notes, *second.notes))),
+        nodes=torch.cat([padded(d.nodes, math.nan) for d in (first, second)]),
+        weights=torch.cat([padded(d.weights, 0.0) for d in (first, second)]),
+        dimension=first.dimension,
+    )
+    merged = density_from_nodes(
+        joint,
+        grid=first.grid,
+        width=first.width,
+        axis=first.axis,
+        linear_threshold=first.linear_threshold,
+    )
+    return dataclasses.replace(merged, cost=first.cost + second.cost)
+
+
+def _same_matrix(a: Provenance, b: Provenance) -> bool:
+    return (a.matrix, a.fingerprint, a.unit) == (b.matrix, b.fingerprint, b.unit)
+
+
+def _seeds(result: SpectralDensity) -> list[int]:
+    seed = result.settings.get("seed", [])
+    return list(seed) if isinstance(seed, (list, tuple)) else [seed]
+
+
+def _is_exact(source: Quadrature | SpectralDensity) -> bool:
+    if isinstance(source, Quadrature):
+        return source.exact
+    return math.isinf(source.degrees_of_freedom or 0.0)
+
+
+def _coordinate(x: Tensor, axis: str, threshold: float) -> Tensor:
+    return x if axis == "linear" else torch.asinh(x / threshold)
+
+
+def _range(u: Tensor, weights: Tensor) -> tuple[float, float]:
+    used = u[weights > 0.0]
+    return float(used.min()), float(used.max())
+
+
+def _default_width(low: float, high: float, steps: int) -> float:
+    """Return what the steps resolve; for a single eigenvalue a part of itself."""
+    size = max(abs(low), abs(high))
+    if high - low > 1e-6 * size:
+        return (high - low) / max(steps, 10)
+    # Only the zero matrix has no scale at all.
+    return 0.01 * size or 1.0
+
+
+def _linear_threshold(nodes: Tensor, weights: Tensor) -> float:
+    sizes = nodes[weights > 0.0].abs()
+    shares = weights[weights > 0.0]
+    largest = float(sizes.max())
+    if largest == 0.0:
+        return 1.0
+    nonzero = sizes > 1e-10 * largest
+    ranked = torch.argsort(sizes[nonzero])
+    mass = shares[nonzero][ranked].cumsum(0)
+    middle = int(torch.searchsorted(mass, mass[-1] / 2))
+    return max(float(sizes[nonzero][ranked[middle]]), 1e-8 * largest)
+
+
+def _check_grid(grid: Tensor) -> Tensor:
+    grid = torch.as_tensor(grid, dtype=torch.float64).cpu()
+    rising = grid.ndim == 1 and len(grid) > 0 and bool((grid.diff() > 0).all())
+    if not rising or not bool(torch.isfinite(grid).all()):
+        raise ValueError(message("grid", "be finite and ascending", describe(grid)))
+    return grid
+
+
+def _smooth(
+    u: Tensor, weights: Tensor, x: Tensor, width: float, n: int, *, exact: bool
+) -> tuple[Tensor, Tensor]:
+    """Return the smoothed density and its standard error at ``x``."""
+    densities, errors = [], []
+    for piece in x.split(256):
+        z = (piece - u[:, :, None]) / width
+        kernel = torch.exp(-0.5 * z.square()) / (width * math.sqrt(2.0 * math.pi))
+        mean = sphere_mean(kernel, weights, n, exact=exact)
+        densities.append(mean.trace / n)
+        errors.append(mean.standard_error / n)
+    return torch.cat(densities), torch.cat(errors)

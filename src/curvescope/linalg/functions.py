@@ -1,0 +1,364 @@
+"""Functions of a matrix: effective dimension and log-determinant."""
+
+import math
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from curvescope._core.checks import describe, message, one_of, positive_int, real
+from curvescope._core.errors import AccuracyWarning
+from curvescope.linalg._session import symmetric_operator
+from curvescope.linalg.rank import singular_values
+from curvescope.linalg.slq import (
+    Quadrature,
+    coarser,
+    slq,
+    sphere_degrees,
+    sphere_mean,
+)
+from curvescope.linop.base import LinearOperator
+from curvescope.linop.convert import aslinearoperator
+from curvescope.results import (
+    Cost,
+    EffectiveDimension,
+    Eigenpairs,
+    Estimate,
+    Provenance,
+    SpectralDensity,
+)
+
+_EXACT_BELOW = 512
+_SATURATED = 0.9
+_ZERO_EPS = 100.0
+
+
+def effective_dimension(
+    A: Any,
+    *,
+    z: float | Tensor | list[float],
+    method: str = "auto",
+    negative: str = "clip",
+    num_probes: int = 10,
+    num_steps: int = 64,
+    dimension: int | None = None,
+    generator: torch.Generator | None = None,
+) -> EffectiveDimension:
+    r"""Compute the effective dimension, as a curve over ``z``.
+
+    .. math:: N_\mathrm{eff}(z) = \sum_{i=1}^{n} \frac{\lambda_i}{\lambda_i + z}
+
+    Args:
+        A: Symmetric operator or matrix; for ``"factors"`` a rectangular factor ``F``
+            with ``A = F'F``; or eigenvalues as a vector, or `Eigenpairs`. If fewer
+            than ``dimension``, the result is a lower bound.
+        z: One number or several, above 0, in the unit of an eigenvalue.
+        method: ``"exact"`` (dense), ``"factors"``, ``"slq"``, ``"lower_bound"``
+            (eigenvalues or pairs), or ``"auto"``: exact up to ``n = 512``, then SLQ.
+        negative: What happens to negative eigenvalues: ``"clip"`` sets them to 0,
+            ``"abs"`` takes absolute values, ``"keep"`` leaves the formula as it is.
+        num_probes: Probes of SLQ.
+        num_steps: Steps of SLQ.
+        dimension: Number of all eigenvalues, where ``A`` is a vector of some.
+        generator: Source of the probes; a fresh one with a fixed seed if ``None``.
+
+    Returns:
+        The curve, its standard errors, and the mass and count of the negative
+        eigenvalues.
+
+    Raises:
+        ValueError: If ``z`` is not above 0, ``A`` does not fit the method, or
+            ``negative="keep"`` meets an eigenvalue near ``-z``.
+
+    Cost:
+        ``n`` products (exact), as many as the factor has rows or columns (factors), or
+        ``num_probes * num_steps`` (SLQ).
+
+    Example:
+        >>> effective_dimension(torch.eye(4), z=1.0).value
+        2.0
+
+    References:
+        MacKay (1992), doi:10.1162/neco.1992.4.3.415; Maddox, Benton and Wilson (2020),
+        arXiv:2003.02139.
+    """
+    methods = ("auto", "exact", "factors", "slq", "lower_bound")
+    one_of("method", method, methods)
+    one_of("negative", negative, ("clip", "abs", "keep"))
+    if isinstance(A, Eigenpairs):
+        dimension = dimension or A.of.num_params or len(A.eigenvalues)
+        return _from_some(A.eigenvalues, A.of, A.cost, z, negative, dimension)
+    if isinstance(A, Tensor) and A.ndim == 1:
+        one_of("method", method, ("auto", "exact", "lower_bound"))
+        total = len(A) if dimension is None else positive_int("dimension", dimension)
+        of = Provenance(num_params=total)
+        return _from_some(A.detach(), of, Cost(), z, negative, total)
+    if method == "lower_bound":
+        remedy = "Pass the result of `eigsh`, or a vector of eigenvalues."
+        raise ValueError(message("A", "be eigenpairs", type(A).__name__, remedy))
+    if method == "factors":
+        return _from_factor(aslinearoperator(A), z, negative)
+    operator = symmetric_operator(A)
+    n = operator.shape[0]
+    if method == "exact" or (method == "auto" and n <= _EXACT_BELOW):
+        num_probes = n
+    quadrature = slq(
+        operator, num_probes=num_probes, num_steps=num_steps, generator=generator
+    )
+    return _from_quadrature(quadrature, z, negative)
+
+
+def effective_dimension_from_density(
+    density: SpectralDensity | Quadrature,
+    *,
+    z: float | Tensor | list[float],
+    negative: str = "clip",
+) -> EffectiveDimension:
+    """Compute the effective dimension from nodes that are there, without products.
+
+    Args:
+        density: The result of `spectral_density` or `slq`.
+        z: As in `effective_dimension`.
+        negative: As in `effective_dimension`.
+
+    Returns:
+        The curve with its standard errors.
+
+    Raises:
+        ValueError: As `effective_dimension`.
+
+    Cost:
+        No products.
+
+    Example:
+        >>> nodes = slq(torch.eye(4), num_probes=4, num_steps=1)
+        >>> effective_dimension_from_density(nodes, z=1.0).value
+        2.0
+    """
+    one_of("negative", negative, ("clip", "abs", "keep"))
+    return _from_quadrature(density, z, negative)
+
+
+def _check_z(z: float | Tensor | list[float]) -> Tensor:
+    values = torch.as_tensor(z, dtype=torch.float64).detach().reshape(-1).cpu()
+    good = len(values) > 0 and bool((torch.isfinite(values) & (values > 0)).all())
+    if not good:
+        raise ValueError(message("z", "be finite and above 0", describe(z)))
+    return values.unique(sorted=True)
+
+
+def _terms(values: Tensor, z: Tensor, negative: str) -> Tensor:
+    """Return ``lambda / (lambda + z)``, the last axis over ``z``."""
+    if negative == "clip":
+        values = values.clamp_min(0.0)
+    elif negative == "abs":
+        values = values.abs()
+    else:
+        nearest = (values[..., None] + z).abs() <= 1e-3 * z
+        if bool(nearest.any()):
+            remedy = 'Use `negative="clip"`.'
+            text = message(
+                "z", "stay away from -lambda", "an eigenvalue near -z", remedy
+            )
+            raise ValueError(text)
+    return values[..., None] / (values[..., None] + z)
+
+
+def _from_quadrature(
+    source: Quadrature | SpectralDensity,
+    z: float | Tensor | list[float],
+    negative: str,
+) -> EffectiveDimension:
+    curve = _check_z(z)
+    nodes, weights, n = source.nodes, source.weights, source.dimension
+    exact = isinstance(source, Quadrature) and source.exact
+    if isinstance(source, SpectralDensity):
+        exact = math.isinf(source.degrees_of_freedom or 0.0)
+    used = torch.where(weights > 0.0, nodes, 0.0)
+    mean = sphere_mean(_terms(used, curve, negative), weights, n, exact=exact)
+    probes = nodes.shape[0]
+    notes = list(source.notes)
+    if not exact and nodes.shape[1] > 1:
+        fewer = nodes.shape[1] - max(1, nodes.shape[1] // 8)
+        before, shares = coarser(nodes, weights, fewer)
+        before = torch.where(shares > 0.0, before, 0.0)
+        other = sphere_mean(_terms(before, curve, negative), shares, n, exact=exact)
+        change = float((other.trace - mean.trace).abs().max())
+        if change > float(mean.standard_error.max()):
+            notes.append(
+                f"the last steps still changed the curve by {change:.3g}, more than its "
+                "standard error: use more steps"
+            )
+    below = _negative(used, weights)
+    return EffectiveDimension(
+        of=source.of,
+        cost=source.cost,
+        settings={**source.settings, "negative": negative},
+        notes=tuple(notes),
+        z=curve,
+        values=mean.trace,
+        standard_errors=mean.standard_error,
+        degrees_of_freedom=math.inf if exact else sphere_degrees(probes),
+        method="exact" if exact else "slq",
+        negative=negative,
+        negative_mass=n * float((weights * used.abs() * below).sum()) / probes,
+        negative_count=n * float((weights * below).sum()) / probes,
+        dimension=n,
+    )
+
+
+def _negative(values: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Tell which values are below zero by more than rounding."""
+    largest = float(values.abs().max()) if values.numel() else 0.0
+    below = values < -_ZERO_EPS * torch.finfo(torch.float64).eps * largest
+    return below if weights is None else below & (weights > 0.0)
+
+
+def _from_some(
+    eigenvalues: Tensor,
+    of: Provenance,
+    cost: Cost,
+    z: float | Tensor | list[float],
+    negative: str,
+    dimension: int,
+) -> EffectiveDimension:
+    """Sum over given eigenvalues: all of them, or the top ones of more."""
+    values = eigenvalues.double().cpu()
+    if not bool(torch.isfinite(values).all()) or len(values) > dimension:
+        contract = f"be finite eigenvalues, at most `dimension` = {dimension}"
+        raise ValueError(message("A", contract, describe(eigenvalues)))
+    curve = _check_z(z)
+    sums = _terms(values, curve, negative).sum(dim=0)
+    whole = len(values) == dimension
+    notes: tuple[str, ...] = ()
+    if not whole:
+        notes = (f"a lower bound from {len(values)} of {dimension} eigenvalues",)
+        if float(sums.max()) > _SATURATED * len(values):
+            text = (
+                f"the sum over {len(values)} eigenvalues is saturated: "
+                f"{float(sums.max()):.4g} is near their number, not near the effective "
+                'dimension. Use more eigenvalues, or `method="slq"`.'
+            )
+            notes = (*notes, text)
+            warnings.warn(text, AccuracyWarning, stacklevel=3)
+    below = _negative(values)
+    return EffectiveDimension(
+        of=of,
+        cost=cost,
+        settings={"num_eigenvalues": len(values), "negative": negative},
+        notes=notes,
+        z=curve,
+        values=sums,
+        standard_errors=torch.zeros_like(sums),
+        method="exact" if whole else "lower_bound",
+        negative=negative,
+        negative_mass=-float(values[below].sum()),
+        negative_count=float(below.sum()),
+        dimension=dimension,
+    )
+
+
+def _from_factor(
+    F: LinearOperator, z: float | Tensor | list[float], negative: str
+) -> EffectiveDimension:
+    """Use the singular values of ``F``: the matrix ``F'F`` is never formed."""
+    rows, columns = F.shape
+    curve = _check_z(z)
+    small = F if columns <= rows else F.adjoint()
+    dense = small.to_dense().double().cpu()
+    if not bool(torch.isfinite(dense).all()):
+        raise ValueError(message("A", "have finite products", "NaN or infinity"))
+    squares = singular_values(dense).square()
+    sums = _terms(squares, curve, negative).sum(dim=0)
+    blocks = math.ceil(small.shape[1] / small.block_size)
+    return EffectiveDimension(
+        of=F.info,
+        cost=Cost(
+            num_matvecs=small.shape[1], num_data_passes=blocks * F.passes_per_product
+        ),
+        settings={"negative": negative},
+        z=curve,
+        values=sums,
+        standard_errors=torch.zeros_like(sums),
+        method="factors",
+        negative=negative,
+        negative_mass=0.0,
+        negative_count=0.0,
+        dimension=columns,
+    )
+
+
+def logdet(
+    A: Any,
+    *,
+    damping: float = 0.0,
+    num_probes: int = 10,
+    num_steps: int = 64,
+    generator: torch.Generator | None = None,
+) -> Estimate:
+    r"""Estimate the log-determinant of the damped matrix by SLQ.
+
+    .. math:: \log\det(A + \delta I) = \sum_{i=1}^{n} \log(\lambda_i + \delta)
+
+    Args:
+        A: Symmetric operator, or anything `aslinearoperator` takes.
+        damping: Added to the diagonal; it must exceed ``-lambda_min``.
+        num_probes: Probes; if at least ``n``, the value is exact.
+        num_steps: Lanczos steps of each.
+        generator: Source of the probes; a fresh one with a fixed seed if ``None``.
+
+    Returns:
+        The estimate; ``bias_bound`` is the change that the last steps made.
+
+    Raises:
+        ValueError: If the damped matrix is seen not to be positive definite.
+
+    Cost:
+        ``num_probes * num_steps`` products in ``num_steps`` blocks.
+
+    Example:
+        >>> round(logdet(torch.eye(3), damping=1.0, num_probes=3).value, 4)
+        2.0794
+
+    References:
+        Ubaru, Chen and Saad (2017), doi:10.1137/16M1104974.
+    """
+    operator = symmetric_operator(A)
+    damping = real("damping", damping, minimum=0.0)
+    source = slq(
+        operator, num_probes=num_probes, num_steps=num_steps, generator=generator
+    )
+    nodes, weights, n = source.nodes, source.weights, source.dimension
+    eps = torch.finfo(torch.float32 if operator.dtype.itemsize < 4 else operator.dtype)
+    real_nodes = nodes[weights > 0.0]
+    smallest = float(real_nodes.min())
+    rounding = _ZERO_EPS * eps.eps * float(real_nodes.abs().max())
+    if smallest + damping <= rounding:
+        contract = "make the matrix positive definite"
+        remedy = f"Its smallest Ritz value is {smallest:.3g}: use a larger damping."
+        raise ValueError(message("damping", contract, damping, remedy))
+
+    def logarithms(values: Tensor, shares: Tensor) -> Tensor:
+        return torch.log(torch.where(shares > 0.0, values + damping, 1.0))
+
+    mean = sphere_mean(logarithms(nodes, weights), weights, n, exact=source.exact)
+    bias = 0.0
+    if not source.exact and nodes.shape[1] > 1:
+        fewer = nodes.shape[1] - max(1, nodes.shape[1] // 8)
+        before, shares = coarser(nodes, weights, fewer)
+        other = sphere_mean(logarithms(before, shares), shares, n, exact=False)
+        bias = abs(float(other.trace - mean.trace))
+    return Estimate(
+        of=operator.info,
+        cost=source.cost,
+        settings={**source.settings, "damping": damping},
+        notes=source.notes,
+        quantity="log-determinant",
+        value=float(mean.trace),
+        standard_error=float(mean.standard_error),
+        degrees_of_freedom=math.inf if source.exact else sphere_degrees(nodes.shape[0]),
+        method="exact" if source.exact else "slq",
+        samples=None if source.exact else mean.samples[:, 0],
+        bias_bound=bias,
+    )

@@ -1,0 +1,355 @@
+"""Stochastic Lanczos quadrature: all probes in lockstep, as one block per step."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from curvescope._core import memory
+from curvescope._core.checkpoint import Checkpoint
+from curvescope._core.checks import message, positive_int
+from curvescope._core.random import gaussian, resolve_generator
+from curvescope.linalg._session import Session, symmetric_operator
+from curvescope.results import Result
+
+_BREAKDOWN_EPS = 20.0
+_MEMORY_SHARE = 0.6
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quadrature(Result):
+    """Nodes and weights of Gauss quadratures of the spectrum, one a probe.
+
+    Attributes:
+        nodes: Ritz values, ascending, shape ``(num_probes, num_steps)``, float64; NaN
+            where a probe's Krylov space ended earlier.
+        weights: Each row sums to 1; 0 in unused places.
+        dimension: Number of eigenvalues.
+        exact: Whether these are the eigenvalues themselves, each of weight ``1 / n``.
+    """
+
+    nodes: Tensor
+    weights: Tensor
+    dimension: int
+    exact: bool = False
+
+    def headline(self) -> str:
+        """Return the result in one line."""
+        probes, steps = self.nodes.shape
+        return f"quadrature of the {self.of.matrix}: {probes} probes x {steps} steps"
+
+
+def slq(
+    A: Any,
+    *,
+    num_probes: int,
+    num_steps: int,
+    checkpoint: Checkpoint | None = None,
+    generator: torch.Generator | None = None,
+) -> Quadrature:
+    r"""Compute quadrature nodes and weights of the spectrum by Lanczos on probes.
+
+    .. math:: \frac{1}{n} \operatorname{tr} f(A) \approx \frac{1}{p} \sum_{j=1}^{p}
+        \sum_{i=1}^{s} w_{ji} f(\theta_{ji})
+
+    Probes are uniform on the sphere, so that the variance of every such sum is known
+    from the spectrum alone. Each probe is kept orthogonal to its own basis.
+
+    Args:
+        A: Symmetric operator, or anything `aslinearoperator` takes.
+        num_probes: Probes; if at least ``n``, the matrix is diagonalised instead.
+        num_steps: Lanczos steps of each; more than ``n`` are cut to ``n``.
+        checkpoint: Where to save after block products, and to resume from.
+        generator: Source of the probes; a fresh one with a fixed seed if ``None``.
+
+    Returns:
+        Nodes and weights.
+
+    Raises:
+        ValueError: If ``A`` is not symmetric, an argument is out of range, or not even
+            one probe's basis fits into memory.
+
+    Cost:
+        ``num_probes * num_steps`` products in ``num_steps`` blocks; memory for as many
+        vectors. Where that is too much, probes go in groups, which a note says.
+
+    Example:
+        >>> slq(torch.eye(50), num_probes=2, num_steps=3).weights.sum(dim=1)
+        tensor([1., 1.], dtype=torch.float64)
+
+    References:
+        Ubaru, Chen and Saad (2017), doi:10.1137/16M1104974, algorithm 1.
+    """
+    operator = symmetric_operator(A)
+    n = operator.shape[0]
+    num_probes = positive_int("num_probes", num_probes)
+    steps = min(positive_int("num_steps", num_steps), n)
+    generator = resolve_generator(generator)
+    settings = {
+        "num_probes": num_probes,
+        "num_steps": num_steps,
+        "seed": generator.initial_seed(),
+    }
+    total = n if num_probes >= n else num_probes * steps
+    with Session(operator, "quadrature", total=total) as session:
+        if num_probes >= n:
+            D = session.dense()
+            values = torch.linalg.eigvalsh((D + D.T) / 2)
+            nodes, weights = values[None], torch.full((1, n), 1.0 / n).double()
+            notes = [f"exact: {num_probes} probes would cost more than n = {n} columns"]
+        else:
+            run = _Lockstep(session, num_probes, steps, generator, checkpoint)
+            nodes, weights = _quadratures(*run.coefficients())
+            notes = run.notes
+        cost = session.cost()
+        scale = session.scale or 1.0
+    return Quadrature(
+        of=operator.info,
+        cost=cost,
+        settings=settings,
+        notes=tuple(notes),
+        nodes=nodes * scale,
+        weights=weights,
+        dimension=n,
+        exact=num_probes >= n,
+    )
+
+
+class _Lockstep:
+    """Lanczos on several probes at once, in groups that fit into memory."""
+
+    def __init__(
+        self,
+        session: Session,
+        num_probes: int,
+        num_steps: int,
+        generator: torch.Generator,
+        checkpoint: Checkpoint | None,
+    ) -> None:
+        self.session, self.generator = session, generator
+        self.num_probes, self.num_steps = num_probes, num_steps
+        self.checkpoint = checkpoint
+        self.eps = torch.finfo(session.dtype).eps
+        self.notes: list[str] = []
+        self.group = self._group_size()
+        self.done = torch.zeros(0, 2 * num_steps, dtype=torch.float64)
+        self.step = 0
+        self.current = torch.zeros(0)
+
+    def _group_size(self) -> int:
+        room = _MEMORY_SHARE * memory.available_memory(self.session.device)
+        vectors = int(room // (self.session.n * self.session.dtype.itemsize))
+        fits = vectors // (self.num_steps + 4)
+        if fits == 0:
+            remedy = "Use fewer steps, or a smaller part of the parameters."
+            needed = (self.num_steps + 4) * self.session.n * self.session.dtype.itemsize
+            got = f"{self.num_steps} ({memory.format_bytes(needed)} a probe)"
+            contract = f"let one probe's basis fit into {memory.format_bytes(room)}"
+            raise ValueError(message("num_steps", contract, got, remedy))
+        if fits < self.num_probes:
+            self.notes.append(
+                f"probes went in groups of {fits}: all bases together exceed the memory"
+            )
+        return min(fits, self.num_probes)
+
+    def coefficients(self) -> tuple[Tensor, Tensor]:
+        """Return diagonals and off-diagonals, shape ``(num_probes, num_steps)``."""
+        resumed = self._resume()
+        while self.done.shape[0] < self.num_probes:
+            if not resumed:
+                self._begin_group()
+            resumed = False
+            self._run_group()
+            self.done = torch.cat([self.done, self.current.cpu()])
+            self.step = 0
+        return self.done[:, : self.num_steps], self.done[:, self.num_steps :]
+
+    def _begin_group(self) -> None:
+        session = self.session
+        p = min(self.group, self.num_probes - self.done.shape[0])
+        shape = (p, session.n)
+        V = gaussian(shape, self.generator, dtype=session.dtype, device=session.device)
+        norms = torch.linalg.vector_norm(V, dim=1, keepdim=True, dtype=torch.float64)
+        self._allocate(p)
+        self.Q[:, 0] = V / norms.to(V.dtype)
+
+    def _allocate(self, p: int) -> None:
+        session = self.session
+        self.Q = torch.empty(
+            p, self.num_steps, session.n, dtype=session.dtype, device=session.device
+        )
+        self.current = torch.zeros(
+            p, 2 * self.num_steps, dtype=torch.float64, device=session.device
+        )
+
+    def _run_group(self) -> None:
+        cpu = self.session.device.type == "cpu"
+        while self.step < self.num_steps:
+            alive = self._advance()
+            self.step += 1
+            # A probe whose space has ended has a zero vector from then on.
+            if (cpu or self.step % 8 == 0) and not bool(alive.any()):
+                break
+            self._save()
+        self.step = self.num_steps
+
+    def _advance(self) -> Tensor:
+        """Multiply the newest vector of each probe, and extend the bases."""
+        j, steps = self.step, self.num_steps
+        W = self.session.product(self.Q[:, j].T).T.contiguous()
+        size = torch.linalg.vector_norm(W, dim=1, dtype=torch.float64)
+        Q = self.Q[:, : j + 1]
+        total = torch.zeros(W.shape[0], j + 1, dtype=torch.float64, device=W.device)
+        for _ in range(2):
+            C = torch.bmm(Q, W[:, :, None])
+            W = torch.baddbmm(W[:, None], C.mT, Q, alpha=-1.0)[:, 0]
+            total += C[:, :, 0]
+        beta = torch.linalg.vector_norm(W, dim=1, dtype=torch.float64)
+        self.current[:, j] = total[:, j]
+        norm = torch.maximum(size, self.current[:, :steps].abs().amax(dim=1))
+        alive = beta > _BREAKDOWN_EPS * self.eps * norm
+        beta = torch.where(alive, beta, torch.zeros_like(beta))
+        self.current[:, steps + j] = beta
+        if j + 1 < steps:
+            inverse = torch.where(alive, 1.0 / beta, torch.zeros_like(beta))
+            self.Q[:, j + 1] = W * inverse.to(W.dtype)[:, None]
+        return alive
+
+    def _identity(self) -> str:
+        s = self.session
+        return f"slq {self.num_probes} {self.num_steps} {self.group} {s.n} {s.dtype} {s.fingerprint}"
+
+    def _save(self) -> None:
+        if self.checkpoint is None or not self.checkpoint.due():
+            return
+        session, first = self.session, self.done.shape[0]
+        state = {
+            "identity": self._identity(),
+            "step": self.step,
+            "group": self.current.shape[0],
+            "num_matvecs": session.num_matvecs,
+            "num_data_passes": session.num_data_passes,
+            "scale": session.scale,
+            "seconds": session.seconds(),
+        }
+        small = {
+            "done": self.done,
+            "current": self.current,
+            "generator": self.generator.get_state(),
+        }
+        last = min(self.step + 1, self.num_steps)
+        rows = {f"probe-{first}-step-{j}": self.Q[:, j] for j in range(last)}
+        self.checkpoint.save(state, small, appended=rows)
+
+    def _resume(self) -> bool:
+        saved = self.checkpoint.load() if self.checkpoint is not None else None
+        if saved is None or saved[0].get("identity") != self._identity():
+            return False
+        state, tensors = saved
+        self.step = state["step"]
+        self.done = tensors["done"]
+        self._allocate(state["group"])
+        self.current.copy_(tensors["current"])
+        self.generator.set_state(tensors["generator"])
+        first = self.done.shape[0]
+        for j in range(min(self.step + 1, self.num_steps)):
+            self.Q[:, j] = tensors.pop(f"probe-{first}-step-{j}")
+        session = self.session
+        session.num_matvecs = state["num_matvecs"]
+        session.num_data_passes = state["num_data_passes"]
+        session.scale = state["scale"]
+        session.earlier_seconds = state["seconds"]
+        return True
+
+
+def _quadratures(diagonal: Tensor, off_diagonal: Tensor) -> tuple[Tensor, Tensor]:
+    """Return nodes and weights; a row ends where its off-diagonal is first 0."""
+    p, steps = diagonal.shape
+    ended = (off_diagonal == 0.0)[:, : steps - 1].int().cumsum(dim=1)
+    used = torch.cat([torch.ones(p, 1, dtype=torch.bool), ended == 0], dim=1)
+    size = float(torch.where(used, diagonal.abs() + 2 * off_diagonal, 0.0).max()) or 1.0
+    # Unused places get a decoupled value beyond the spectrum, to be cut off again.
+    beyond = 10.0 * size * (1.0 + torch.arange(steps, dtype=torch.float64))
+    T = torch.diag_embed(torch.where(used, diagonal, beyond))
+    coupled = torch.where(used[:, 1:], off_diagonal[:, : steps - 1], 0.0)
+    T = T + torch.diag_embed(coupled, 1) + torch.diag_embed(coupled, -1)
+    nodes, vectors = torch.linalg.eigh(T)
+    weights = vectors[:, 0].square()
+    outside = nodes > 5.0 * size
+    weights = torch.where(outside, 0.0, weights)
+    weights = weights / weights.sum(dim=1, keepdim=True)
+    return torch.where(outside, torch.nan, nodes), weights
+
+
+def coarser(nodes: Tensor, weights: Tensor, num_steps: int) -> tuple[Tensor, Tensor]:
+    """Return the quadratures that fewer steps would have given, without products.
+
+    The nodes and weights of a Gauss quadrature determine its tridiagonal matrix:
+    Lanczos on ``diag(nodes)`` from ``sqrt(weights)`` gives it back.
+    """
+    p = nodes.shape[0]
+    used = weights > 0.0
+    X = torch.where(used, nodes, 0.0)
+    steps = min(num_steps, nodes.shape[1])
+    Q = torch.zeros(p, steps, nodes.shape[1], dtype=torch.float64)
+    Q[:, 0] = weights.sqrt()
+    diagonal = torch.zeros(p, steps, dtype=torch.float64)
+    off_diagonal = torch.zeros(p, steps, dtype=torch.float64)
+    size = X.abs().amax(dim=1).clamp_min(1e-300)
+    for j in range(steps):
+        W = X * Q[:, j]
+        diagonal[:, j] = (W * Q[:, j]).sum(dim=1)
+        for _ in range(2):
+            C = torch.einsum("psk,pk->ps", Q[:, : j + 1], W)
+            W = W - torch.einsum("ps,psk->pk", C, Q[:, : j + 1])
+        beta = torch.linalg.vector_norm(W, dim=1)
+        beta = torch.where(beta > 1e-12 * size, beta, 0.0)
+        off_diagonal[:, j] = beta
+        if j + 1 < steps:
+            Q[:, j + 1] = torch.where(beta > 0.0, 1.0 / beta, 0.0)[:, None] * W
+    return _quadratures(diagonal, off_diagonal)
+
+
+@dataclass(frozen=True)
+class SphereMean:
+    """``tr f(A)`` from probes on the sphere, with the error that theory gives.
+
+    For ``v`` uniform on the sphere, ``Var v'Bv = 2 (mean(b^2) - mean(b)^2) / (n + 2)``
+    over the eigenvalues ``b`` of ``B``: both means come from the same quadrature, by
+    all probes together, which makes the error far less noisy than the spread of a few
+    probes and keeps its intervals honest where one outlier dominates.
+
+    Attributes:
+        trace: The sum over all eigenvalues, one a column of the values.
+        standard_error: Likewise.
+        samples: One row a probe.
+    """
+
+    trace: Tensor
+    standard_error: Tensor
+    samples: Tensor
+
+
+def sphere_mean(values: Tensor, weights: Tensor, n: int, *, exact: bool) -> SphereMean:
+    """Sum ``values`` of a function at the nodes, shape ``(p, s)`` or ``(p, s, g)``."""
+    if values.ndim == 2:
+        values = values[:, :, None]
+    w = weights[:, :, None]
+    values = torch.where(w > 0.0, values, 0.0)
+    samples = (w * values).sum(dim=1)
+    first = samples.mean(dim=0)
+    second = (w * values.square()).sum(dim=1).mean(dim=0)
+    p = weights.shape[0]
+    variance = (second - first.square()).clamp_min(0.0) * 2.0 / (n + 2.0) / p
+    error = torch.zeros_like(first) if exact else n * variance.sqrt()
+    return SphereMean(n * first, error, n * samples)
+
+
+def sphere_degrees(num_probes: int) -> float:
+    """Return the degrees of freedom of `SphereMean` errors.
+
+    Calibrated: a single outlier (a chi-square of one degree per probe) covers 90 to
+    94 % and a bulk 95 to 99 % from 2 probes on.
+    """
+    return 2.0 * num_probes
