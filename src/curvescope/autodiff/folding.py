@@ -37,11 +37,37 @@ _SHAPE_QUERIES = frozenset(
 )
 
 
+class _Placeholder(torch.autograd.Function):
+    """A tensor in a convolution's stead, which must be neither read nor differentiated.
+
+    A custom function or a scripted module gets it unseen. Then its value shows in the
+    outputs (NaN), or the backward pass comes here: both are noticed.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, shape: torch.Size, *sources: Tensor) -> Tensor:
+        """Return NaN that depends on ``sources``."""
+        del ctx
+        return sources[0].new_full((), float("nan")).expand(shape)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> None:
+        """Raise.
+
+        Raises:
+            RuntimeError: Always.
+        """
+        del ctx, grads
+        text = "a deferred convolution was used unseen"
+        raise RuntimeError(text)
+
+
 @dataclass
 class _Deferred:
     """A convolution that nobody has needed yet."""
 
     x: Tensor
+    version: int
     weight: Tensor
     bias: Tensor | None
     settings: ConvSettings
@@ -99,10 +125,17 @@ class FoldedEvaluation(TorchFunctionMode):
         if deferred is None:
             return leaf
         if deferred.value is None:
-            deferred.value = self._convolve(deferred, deferred.weight, deferred.bias)
+            # Deferred only where gradients were recorded, whoever uses it first.
+            with torch.enable_grad():
+                deferred.value = self._convolve(
+                    deferred, deferred.weight, deferred.bias
+                )
         return deferred.value
 
     def _convolve(self, call: _Deferred, weight: Tensor, bias: Tensor | None) -> Tensor:
+        if call.x._version != call.version:
+            text = "the input of a deferred convolution was overwritten"
+            raise RuntimeError(text)
         weight = weight.contiguous(memory_format=torch.channels_last)
         if not self._cheap:
             return torch.conv2d(call.x, weight, bias, *call.settings)
@@ -113,7 +146,7 @@ class FoldedEvaluation(TorchFunctionMode):
         names = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
         given = {**dict(zip(names, args, strict=False)), **kwargs}
         x, weight, padding = given["input"], given["weight"], given.get("padding", 0)
-        if isinstance(padding, str) or x.ndim != 4:
+        if isinstance(padding, str) or x.ndim != 4 or not torch.is_grad_enabled():
             return None
         settings = ConvSettings(
             _pair(given.get("stride", 1)),
@@ -124,10 +157,11 @@ class FoldedEvaluation(TorchFunctionMode):
         shape = torch.ops.aten.conv2d(
             x.detach().to("meta"), weight.detach().to("meta"), None, *settings
         ).shape
-        # NaN: should the placeholder ever be read unnoticed, the result shows it.
-        placeholder = x.new_full((), float("nan")).expand(shape)
+        bias = given.get("bias")
+        sources = [x, weight] if bias is None else [x, weight, bias]
+        placeholder = _Placeholder.apply(shape, *sources)
         x = x.contiguous(memory_format=torch.channels_last)
-        call = _Deferred(x, weight, given.get("bias"), settings, placeholder)
+        call = _Deferred(x, x._version, weight, bias, settings, placeholder)
         self._deferred[id(placeholder)] = call
         return placeholder
 

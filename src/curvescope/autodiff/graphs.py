@@ -8,7 +8,7 @@ backward passes imply: 6 forward passes' work for the Hessian, 4 for the GGN, ag
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import final
+from typing import Any, final
 
 import torch
 from torch import Tensor
@@ -105,6 +105,11 @@ class OuterProduct(BatchGraph):
     linearisation: Linearisation
     middle: Product
 
+    @property
+    def gradients(self) -> tuple[Tensor, ...]:
+        """The gradient of ``u . outputs``, with its graph."""
+        return self.linearisation.gradients
+
     def multiply(self, tangents: Sequence[Tensor], *, vectorised: bool) -> list[Tensor]:
         """Return ``J' C J v``."""
         forward = self.linearisation.jacobian_product(tangents, vectorised=vectorised)
@@ -127,6 +132,25 @@ def _gradient(
         torch.zeros_like(p) if g is None else g
         for p, g in zip(parameters, grads, strict=True)
     )
+
+
+def once_differentiable(gradients: Sequence[Tensor]) -> bool:
+    """Tell whether a layer of the graph refuses to be differentiated twice.
+
+    Torch puts a node that raises behind such a layer (`once_differentiable`), but off
+    the path to the parameters: its second derivative would silently be zero.
+    """
+    pending: list[Any] = [g.grad_fn for g in gradients]
+    seen: set[Any] = set()
+    while pending:
+        node = pending.pop()
+        if node is None or node in seen:
+            continue
+        if node.name() == "torch::autograd::Error":
+            return True
+        seen.add(node)
+        pending.extend(following for following, _ in node.next_functions)
+    return False
 
 
 def per_sample_outer(gradients: Tensor) -> Product:

@@ -6,6 +6,7 @@ have second derivatives; afterwards modes, buffers and random streams are as bef
 """
 
 import random
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -36,8 +37,8 @@ def preserved_random_state(device: torch.device) -> Iterator[None]:
 @contextmanager
 def _training_flags(model: nn.Module, *, train: bool) -> Iterator[None]:
     flags = [(module, module.training) for module in model.modules()]
-    model.train(train)
     try:
+        model.train(train)
         yield
     finally:
         for module, flag in flags:
@@ -75,6 +76,11 @@ class Network:
             if recurrent:  # cuDNN's RNN kernels have no second derivative
                 stack.enter_context(torch.backends.cudnn.flags(enabled=False))
             stack.enter_context(torch.autocast(self.device.type, enabled=False))
+            # Gradients are not recorded in inference mode, whatever the grad mode is.
+            stack.enter_context(torch.inference_mode(mode=False))
+            if "torch._dynamo" in sys.modules:
+                # Compiled code has no second derivative; without dynamo there is none.
+                stack.enter_context(torch.compiler.set_stance("force_eager"))
             yield
 
     def outputs(
@@ -94,6 +100,27 @@ class Network:
         with folding:
             output = torch.func.functional_call(self.model, state, args, kwargs)
         return extract_output(folding.compute(output))
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """Return the module inside the wrappers of `torch.compile` and data parallelism."""
+    while True:
+        parallel = isinstance(
+            model, (nn.DataParallel, nn.parallel.DistributedDataParallel)
+        )
+        inner = getattr(model, "module" if parallel else "_orig_mod", None)
+        if not isinstance(inner, nn.Module):
+            return model
+        model = inner
+
+
+def plain_tensor(tensor: Tensor) -> Tensor:
+    """Return a detached tensor that autograd takes, also one made in inference mode.
+
+    To be called outside of inference mode.
+    """
+    with torch.inference_mode(mode=False):
+        return tensor.clone() if tensor.is_inference() else tensor.detach()
 
 
 def call_arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:

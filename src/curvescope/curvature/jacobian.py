@@ -49,8 +49,9 @@ class _KeptJacobian:
 
     def product(self, V: Tensor) -> Tensor:
         """Return J V, shape (rows, k)."""
-        tangents = self.problem.layout.split(V.T.contiguous())
-        parts = [self._forward(graph, tangents) for graph in self.graphs]
+        with self.graphs.running():
+            tangents = self.problem.layout.split(V.T.contiguous())
+            parts = [self._forward(graph, tangents) for graph in self.graphs]
         return torch.cat(parts, dim=1).T
 
     def _forward(self, graph: Linearisation, tangents: list[Tensor]) -> Tensor:
@@ -68,17 +69,21 @@ class _KeptJacobian:
         """Return J' U, shape (num_params, k)."""
         columns = U.T.contiguous()
         num = columns.shape[0]
-        total = columns.new_zeros(num, self.problem.num_params)
-        for graph, rows in self._rows(columns):
-            try:
-                grads = graph.adjoint_product(rows, vectorised=self._on(num))
-            except (RuntimeError, NotImplementedError):
-                if not self._on(num):
-                    raise
-                self._vectorised = False
-                grads = graph.adjoint_product(rows, vectorised=False)
-            total += self.problem.layout.join(grads)
+        with self.graphs.running():
+            total = columns.new_zeros(num, self.problem.num_params)
+            for graph, rows in self._rows(columns):
+                total += self.problem.layout.join(self._backward(graph, rows))
         return total.T
+
+    def _backward(self, graph: Linearisation, rows: Tensor) -> list[Tensor]:
+        num = rows.shape[0]
+        try:
+            return graph.adjoint_product(rows, vectorised=self._on(num))
+        except (RuntimeError, NotImplementedError):
+            if not self._on(num):
+                raise
+            self._vectorised = False
+            return graph.adjoint_product(rows, vectorised=False)
 
     def _rows(self, columns: Tensor) -> Iterator[tuple[Linearisation, Tensor]]:
         start = 0

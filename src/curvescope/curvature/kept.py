@@ -1,6 +1,7 @@
 """Graphs kept from product to product, as many batches as the memory plan allows."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -8,8 +9,10 @@ import torch
 from torch import Tensor
 
 from curvescope._core.checks import message
+from curvescope._core.errors import ChangedDuringComputationError
 from curvescope._core.memory import format_bytes
 from curvescope.autodiff.folding import FoldedEvaluation
+from curvescope.autodiff.graphs import once_differentiable
 from curvescope.autodiff.layout import Layout
 from curvescope.problem import Problem
 from curvescope.problem.batches import Batch
@@ -94,6 +97,10 @@ class KeptGraphs:
         self._budget: int | None = None
         self._held = 0.0
         self.bytes_per_sample = 0.0
+        # Folding needs frozen statistics; it stops at the first layer it cannot see.
+        network = problem.network
+        on_cpu = problem.device.type == "cpu"
+        self._folds = network.has_convolutions and not network.train and on_cpu
 
     @property
     def layout(self) -> Layout:
@@ -104,7 +111,8 @@ class KeptGraphs:
         """Build one graph to measure it, and say what will be kept."""
         self.refresh()
         if self._budget is None:
-            next(iter(self))
+            with self.running():
+                next(iter(self))
         problem = self._problem
         largest = max(self._problem.batch_sizes)
         graph = int(self.bytes_per_sample * largest)
@@ -143,58 +151,72 @@ class KeptGraphs:
             self._fingerprint = fingerprint
         return fingerprint
 
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Enter what building graphs and multiplying by them need.
+
+        Not part of the iteration: a suspended generator would keep the model in eval
+        mode after an error, as long as somebody holds the traceback.
+        """
+        try:
+            with self._problem.network.running(), torch.enable_grad():
+                yield
+        except ChangedDuringComputationError:
+            raise
+        except (RuntimeError, NotImplementedError) as error:
+            raise _not_differentiable(error) from error
+
     def __iter__(self) -> Iterator[Any]:
-        """Yield the graph of every batch of one pass."""
-        with self._problem.network.running(), torch.enable_grad():
-            if len(self._graphs) == self._problem.num_batches:
-                yield from self._graphs.values()
-                return
-            for batch in self._problem.batches():
-                graph = self._graphs.get(batch.index)
-                if graph is None:
-                    graph = self._build(batch)
-                yield graph
+        """Yield the graph of every batch of one pass, inside `running`."""
+        if len(self._graphs) == self._problem.num_batches:
+            yield from self._graphs.values()
+            return
+        for batch in self._problem.batches():
+            graph = self._graphs.get(batch.index)
+            if graph is None:
+                graph = self._build(batch)
+            yield graph
 
     def _build(self, batch: Batch) -> Any:
         problem = self._problem
-        leaves, parameters = problem.leaves()
-        folding = None
-        network = problem.network
-        if (
-            network.has_convolutions
-            and not network.train
-            and problem.device.type == "cpu"
-        ):
-            folding = FoldedEvaluation(cheap_second_derivative=self._second_order)
-        counter = _SavedBytes()
-        hooks = torch.autograd.graph.saved_tensors_hooks(counter.pack, lambda t: t)
-        measure = self._budget is None
-        try:
-            if measure:
-                with hooks:
-                    graph = self._graph(batch, leaves, parameters, folding)
-            else:
-                graph = self._graph(batch, leaves, parameters, folding)
-        except (RuntimeError, NotImplementedError) as error:
-            raise _not_differentiable(error) from error
-        if measure:
+        if self._budget is None:
+            counter = _SavedBytes()
+            with torch.autograd.graph.saved_tensors_hooks(counter.pack, lambda t: t):
+                graph = self._attempt(batch)
+            if once_differentiable(graph.gradients):
+                text = "a layer marked `once_differentiable` has no second derivative"
+                raise RuntimeError(text)
             self._budget = problem.memory_limit - problem.kept_data_bytes
             self.bytes_per_sample = counter.total / max(batch.num_samples, 1)
+        else:
+            graph = self._attempt(batch)
         need = self.bytes_per_sample * batch.num_samples
         if self._held + need <= (self._budget or 0):
             self._graphs[batch.index] = graph
             self._held += need
         return graph
 
-    def _graph(
-        self,
-        batch: Batch,
-        leaves: tuple[Tensor, ...],
-        parameters: dict[str, Tensor],
-        folding: FoldedEvaluation | None,
-    ) -> Any:
+    def _attempt(self, batch: Batch) -> Any:
+        """Build the graph with folded layers; if a layer does not see them, without."""
+        if self._folds:
+            folding = FoldedEvaluation(cheap_second_derivative=self._second_order)
+            try:
+                graph = self._graph(batch, folding)
+            except (RuntimeError, NotImplementedError):
+                graph = None
+            if graph is not None and _finite(graph.gradients):
+                return graph
+            self._folds = False
+        return self._graph(batch, None)
+
+    def _graph(self, batch: Batch, folding: FoldedEvaluation | None) -> Any:
+        leaves, parameters = self._problem.leaves()
         outputs = self._problem.outputs(batch, parameters, folding=folding)
         return self._builder(outputs, batch.targets, leaves, batch.index)
+
+
+def _finite(tensors: Sequence[Tensor]) -> bool:
+    return all(bool(torch.isfinite(t).all()) for t in tensors)
 
 
 def _not_differentiable(error: BaseException) -> Exception:

@@ -85,12 +85,13 @@ class CurvatureOperator(SymmetricOperator):
     @final
     def _matmat(self, V: Tensor) -> Tensor:
         layout = self._graphs.layout
-        columns = V.T.contiguous()
-        tangents = layout.split(columns)
-        total = torch.zeros_like(columns)
-        for graph in self._graphs:
-            total += layout.join(self._multiply(graph, tangents))
-        total *= self.problem.scale
+        with self._graphs.running():
+            columns = V.T.contiguous()
+            tangents = layout.split(columns)
+            total = torch.zeros_like(columns)
+            for graph in self._graphs:
+                total += layout.join(self._multiply(graph, tangents))
+            total *= self.problem.scale
         if self._shift:
             total += self._shift * columns
         return total.T

@@ -10,9 +10,10 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from curvescope._core.checks import describe, message
+from curvescope._core.fingerprints import checksum, combine
 
 Reduction = Literal["mean", "sum"]
 Product = Callable[[Tensor], Tensor]
@@ -66,6 +67,27 @@ class AbstractLoss(ABC):
         Raises:
             TypeError: If the loss is no negative log-likelihood.
         """
+
+
+def fingerprint(loss: AbstractLoss) -> str:
+    """Return a hash of all that the loss depends on: options, weights, code."""
+    parts = [type(loss).__qualname__]
+    for key, value in sorted(vars(loss).items()):
+        if not key.startswith("_"):
+            parts += [key, _identity(value)]
+    return combine(*parts)
+
+
+def _identity(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return checksum([value])
+    if isinstance(value, nn.Module):
+        return combine(repr(value), checksum(value.state_dict().values()))
+    code = getattr(value, "__code__", None)
+    if code is not None:
+        constants = [c for c in code.co_consts if isinstance(c, (int, float, str))]
+        return combine(value.__qualname__, code.co_code, code.co_names, constants)
+    return type(value).__qualname__ if callable(value) else repr(value)
 
 
 def autodiff_output_hessian(

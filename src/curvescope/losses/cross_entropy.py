@@ -105,6 +105,7 @@ class CrossEntropy(AbstractLoss):
             if targets.shape != outputs.shape:
                 contract = f"be labels of shape {expected} or probabilities {tuple(outputs.shape)}"
                 raise ValueError(message("targets", contract, describe(targets)))
+            self._check_probabilities(targets)
         elif tuple(targets.shape) != expected:
             contract = (
                 f"have shape {expected} for outputs of shape {tuple(outputs.shape)}"
@@ -125,6 +126,19 @@ class CrossEntropy(AbstractLoss):
                 )
                 contract = f"lie in 0..{classes - 1} (or be {self.ignore_index})"
                 raise ValueError(message("targets", contract, got, remedy))
+
+    def _check_probabilities(self, targets: Tensor) -> None:
+        """Refuse sequences of probabilities (N, T, C) that torch reads as (N, C, ...)."""
+        if self.class_dim is not None or targets.ndim < 3 or not targets.numel():
+            return
+
+        def normalised(dim: int) -> bool:
+            return bool((targets.sum(dim) - 1).abs().max() < 1e-3)
+
+        if normalised(-1) and not normalised(1):
+            contract = "tell where the classes are; these probabilities add up to 1 over the last dimension, and dimension 1 is taken"
+            remedy = "Pass `cs.losses.CrossEntropy(class_dim=-1)`."
+            raise ValueError(message("loss", contract, tuple(targets.shape), remedy))
 
     def _mass(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Return each row's total target weight: the factor of diag(p) - p p'."""

@@ -1,5 +1,6 @@
 """From a name, a torch module or a wrapped function to a loss."""
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -39,6 +40,15 @@ def _from_module(module: nn.Module) -> AbstractLoss:
         got = f"{type(module).__name__} with reduction={reduction!r}"
         remedy = 'Use reduction="mean" or "sum", or wrap it with `cs.Loss(...)`.'
         raise ValueError(message("loss", "be a module that reduces", got, remedy))
+    operands = [
+        p
+        for p in inspect.signature(module.forward).parameters.values()
+        if p.default is p.empty and p.kind is not p.VAR_KEYWORD
+    ]
+    if len(operands) != 2:
+        got = f"{type(module).__name__}, which takes {len(operands)}"
+        remedy = "Wrap it: `cs.Loss(fn, reduction=..., denominator=...)`."
+        raise ValueError(message("loss", "take outputs and targets", got, remedy))
     kept: Reduction = "sum" if reduction == "sum" else "mean"
     if type(module) is nn.CrossEntropyLoss:
         return CrossEntropy(

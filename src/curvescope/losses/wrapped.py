@@ -36,30 +36,33 @@ class ModuleLoss(AbstractLoss):
         default_factory=dict, repr=False, compare=False
     )
 
-    def _form(self, reduction: str) -> nn.Module:
-        if reduction not in self._forms:
-            form = copy.copy(self.module)
+    def _form(self, reduction: str, outputs: Tensor) -> nn.Module:
+        """Return a copy with another reduction, its weights where the outputs are."""
+        key = f"{reduction} {outputs.dtype} {outputs.device}"
+        if key not in self._forms:
+            form = copy.deepcopy(self.module)
             form.reduction = reduction  # type: ignore[assignment]
-            self._forms[reduction] = form
-        return self._forms[reduction]
+            self._forms[key] = form.to(device=outputs.device, dtype=outputs.dtype)
+        return self._forms[key]
 
     def total(self, outputs: Tensor, targets: Any) -> Tensor:
         """Return the module's sum."""
-        return self._form("sum")(outputs, targets)
+        return self._form("sum", outputs)(outputs, targets)
 
     def denominator(self, outputs: Tensor, targets: Any) -> float:
         """Return the number of unreduced terms; of samples for ``batchmean``."""
         if getattr(self.module, "reduction", "") == "batchmean":
             return float(len(outputs))
         with torch.no_grad():
-            return float(self._form("none")(outputs, targets).numel())
+            return float(self._form("none", outputs)(outputs, targets).numel())
 
     def check(self, outputs: Tensor, targets: Any) -> None:
         """Check that sum / denominator is the module's own mean."""
-        if getattr(self.module, "reduction", "") == "sum":
+        reduction = getattr(self.module, "reduction", "")
+        if reduction == "sum":
             return
         with torch.no_grad():
-            mean = float(self.module(outputs, targets))
+            mean = float(self._form(reduction, outputs)(outputs, targets))
             ours = float(self.total(outputs, targets)) / self.denominator(
                 outputs, targets
             )

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from dataclasses import dataclass, field
 from typing import Any, final
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_map
@@ -17,7 +18,7 @@ from curvescope._core.checks import describe, message
 from curvescope._core.errors import ChangedDuringComputationError
 from curvescope._core.fingerprints import checksum, combine
 from curvescope._core.memory import format_bytes
-from curvescope.autodiff.network import preserved_random_state
+from curvescope.autodiff.network import plain_tensor, preserved_random_state
 
 _TARGET_KEYS = ("labels", "label", "targets", "target", "y")
 Adapter = Callable[[Any], tuple[Any, Any]]
@@ -181,6 +182,10 @@ class BatchSource:
 
     def _loader(self) -> Iterable[Any]:
         data = self.data
+        if isinstance(data, (tuple, list)) and len(data) == 2:
+            data = [
+                torch.as_tensor(d) if isinstance(d, np.ndarray) else d for d in data
+            ]
         if isinstance(data, (tuple, list)) and len(data) == 2 and _is_tensor_tree(data):
             return _slices(data[0], data[1], self.batch_size)
         if isinstance(data, Mapping):
@@ -215,16 +220,18 @@ class BatchSource:
         inputs, targets = self.adapter(raw)
 
         def move(leaf: Any) -> Any:
+            leaf = torch.as_tensor(leaf) if isinstance(leaf, np.ndarray) else leaf
             if not isinstance(leaf, Tensor):
                 return leaf
             dtype = self.dtype if leaf.is_floating_point() else leaf.dtype
-            moved = leaf.detach().to(device=self.device, dtype=dtype)
+            moved = plain_tensor(leaf).to(device=self.device, dtype=dtype)
             # A copy, since the user may write into the tensor later.
             return (
                 moved.clone() if copy and moved.data_ptr() == leaf.data_ptr() else moved
             )
 
-        inputs, targets = tree_map(move, (_plain(inputs), _plain(targets)))
+        with torch.inference_mode(mode=False):
+            inputs, targets = tree_map(move, (_plain(inputs), _plain(targets)))
         return Batch(index, inputs, targets)
 
     def _refuse_if_unrepeatable(self, loader: Iterable[Any]) -> None:

@@ -111,8 +111,13 @@ def _total(problem: _Evaluates, batch: Batch) -> tuple[float, float, Tensor]:
         return float(total), problem.loss.denominator(outputs, batch.targets), outputs
 
 
-def check_first_batch(problem: _Evaluates, batch: Batch) -> None:
+def check_first_batch(problem: _Evaluates, batch: Batch, *, additive: bool) -> None:
     """Check that the batch has a finite, deterministic loss that adds up over samples.
+
+    Args:
+        problem: What is evaluated.
+        batch: Its first batch.
+        additive: Whether samples must not be coupled.
 
     Raises:
         ValueError: If not.
@@ -137,7 +142,7 @@ def check_first_batch(problem: _Evaluates, batch: Batch) -> None:
         remedy = "Remove what draws random numbers in eval mode."
         raise ValueError(message("model", "be deterministic", got, remedy))
     size_n = batch.num_samples
-    if size_n < 2:
+    if size_n < 2 or not additive:
         return
     halves = [batch.part(0, size_n // 2), batch.part(size_n // 2, size_n)]
     parts = [_total(problem, half) for half in halves]

@@ -19,8 +19,9 @@ from curvescope._core.checks import message
 from curvescope._core.fingerprints import checksum, combine
 from curvescope._core.memory import available_memory
 from curvescope.autodiff.folding import FoldedEvaluation
-from curvescope.autodiff.network import Network
+from curvescope.autodiff.network import Network, plain_tensor, unwrapped
 from curvescope.losses.base import AbstractLoss
+from curvescope.losses.base import fingerprint as loss_fingerprint
 from curvescope.losses.resolve import resolve as resolve_loss
 from curvescope.problem import inspection
 from curvescope.problem.batches import Batch, BatchSource, default_adapter
@@ -68,6 +69,7 @@ class _Shared:
     dtype: torch.dtype
     device: torch.device
     memory_limit: int
+    structure: str
     denominator: float = math.nan
     weights: str = ""
     parameters: dict[str, Tensor] | None = None
@@ -139,6 +141,7 @@ class Problem:
         checks.one_of("mode", mode, ("eval", "train"))
         if reduction is not None:
             checks.one_of("reduction", reduction, ("mean", "sum"))
+        model = unwrapped(model)
         resolved = resolve_loss(loss)
         self.layout = select(model, params)
         place, kind = inspection.device_and_dtype(model, self.layout, device, dtype)
@@ -160,6 +163,7 @@ class Problem:
             dtype=kind,
             device=place,
             memory_limit=limit,
+            structure=repr(model),
         )
         self.weight_decay = checks.real("weight_decay", weight_decay, minimum=0.0)
         if mode == "train":
@@ -167,8 +171,9 @@ class Problem:
         self.refresh()
         if check:
             first = next(iter(source))
+            # In train mode the samples of a single batch may be coupled.
             with self._shared.network.running():
-                inspection.check_first_batch(self, first)
+                inspection.check_first_batch(self, first, additive=mode == "eval")
         self.evaluate()
 
     @property
@@ -276,7 +281,8 @@ class Problem:
         return combine(
             weights,
             shared.source.fingerprint(),
-            shared.loss.name,
+            shared.structure,
+            loss_fingerprint(shared.loss),
             self.reduction,
             self.weight_decay,
             self.layout.names,
@@ -286,7 +292,8 @@ class Problem:
 
     def _placed(self, tensor: Tensor) -> Tensor:
         dtype = self.dtype if tensor.is_floating_point() else tensor.dtype
-        return tensor.detach().to(device=self.device, dtype=dtype)
+        with torch.inference_mode(mode=False):
+            return plain_tensor(tensor).to(device=self.device, dtype=dtype)
 
     def leaves(self) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
         """Return fresh leaves of the selected parameters, and all parameters by name."""
