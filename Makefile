@@ -16,7 +16,9 @@ PYTEST_ARGS ?=
 PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
 
 DEMO_OUT := runs/demo
-DEMO_ARGS := mlp --data digits --loss cross_entropy --out $(DEMO_OUT)
+DEMO_WEIGHTS := runs/demo-weights.safetensors
+DEMO_ARGS := mlp --data digits --loss cross_entropy --weights $(DEMO_WEIGHTS) \
+	--num-probes 16 --num-steps 100 --z 0.001 0.01 0.1 --out $(DEMO_OUT)
 
 .PHONY: help setup demo test test-slow test-gpu check format lint layers types doctest \
 	docs bench bench-setup clean
@@ -35,8 +37,8 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 demo: setup ## analyse a small network on real data, and say where the report lies
+	$(BIN)/python examples/train_digits.py $(DEMO_WEIGHTS)
 	$(BIN)/curvescope analyze $(DEMO_ARGS)
-	@echo "report: $(CURDIR)/$(DEMO_OUT)/report.html"
 
 test: setup ## run the fast tests
 	$(PYTEST) -n $(JOBS)

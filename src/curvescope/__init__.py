@@ -1,0 +1,62 @@
+"""Trustworthy curvature analysis of PyTorch models.
+
+One noun goes in (`Problem`), one interface stands in the middle (`LinearOperator`),
+frozen results come out, each with its error, its cost and its unit.
+"""
+
+from curvescope import losses
+from curvescope._core.progress import showing_progress
+from curvescope.analysis import analyze, layer_curvature
+from curvescope.curvature import (
+    GGN,
+    NTK,
+    EmpiricalFisher,
+    FunctionalHessian,
+    Hessian,
+    Jacobian,
+    MonteCarloFisher,
+)
+from curvescope.linalg import (
+    diagonal,
+    effective_dimension,
+    eigsh,
+    frobenius_norm,
+    lanczos,
+    logdet,
+    numerical_rank,
+    slq,
+    spectral_density,
+    trace,
+)
+from curvescope.linop import aslinearoperator
+from curvescope.losses import Loss
+from curvescope.problem import Problem
+from curvescope.report import report
+
+__all__ = [
+    "GGN",
+    "NTK",
+    "EmpiricalFisher",
+    "FunctionalHessian",
+    "Hessian",
+    "Jacobian",
+    "Loss",
+    "MonteCarloFisher",
+    "Problem",
+    "analyze",
+    "aslinearoperator",
+    "diagonal",
+    "effective_dimension",
+    "eigsh",
+    "frobenius_norm",
+    "lanczos",
+    "layer_curvature",
+    "logdet",
+    "losses",
+    "numerical_rank",
+    "report",
+    "showing_progress",
+    "slq",
+    "spectral_density",
+    "trace",
+]

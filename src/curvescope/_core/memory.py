@@ -38,7 +38,9 @@ def available_memory(device: torch.device) -> int:
         lines = Path("/proc/meminfo").read_text().splitlines()
     except OSError:
         lines = [f"MemAvailable: {4 * GIB // 1024} kB"]  # no /proc: a cautious guess
-    candidates = [int(x.split()[1]) * 1024 for x in lines if x.startswith("MemAvailable:")]
+    candidates = [
+        int(x.split()[1]) * 1024 for x in lines if x.startswith("MemAvailable:")
+    ]
     group = _cgroup_free()
     if group is not None:
         candidates.append(group)

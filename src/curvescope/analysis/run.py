@@ -17,11 +17,12 @@ from curvescope.analysis.layers import layer_curvature
 from curvescope.curvature import GGN, FunctionalHessian, Hessian
 from curvescope.curvature.matrices import CurvatureOperator
 from curvescope.linalg import (
+    Quadrature,
     density_from_nodes,
-    effective_dimension,
     effective_dimension_from_density,
     eigsh,
     frobenius_norm,
+    slq,
     spectral_density,
     trace,
 )
@@ -41,7 +42,6 @@ PARTS = (
     "effective_dimension",
     "layers",
 )
-_EXACT_BELOW = 512
 _CURVE_POINTS = 41
 
 
@@ -118,31 +118,70 @@ def analyze(
         >>> sorted(analyze(problem, parts=["trace"], num_probes=4))
         ['trace']
     """
-    one_of("matrix", matrix, tuple(MATRICES))
-    unknown = sorted(set(parts) - set(PARTS))
-    if unknown:
-        raise ValueError(message("parts", f"be among {', '.join(PARTS)}", unknown))
-    size = problem.num_params
-    if positive_int("k", k) > size:
-        remedy = f"The matrix has {size} eigenvalues."
-        raise ValueError(message("k", f"be at most {size}, the dimension", k, remedy))
-    one_of("which", which, ("LM", "LA", "SA", "BE"))
-    settings = _Settings(
+    settings = check_settings(
+        problem,
+        matrix=matrix,
+        parts=parts,
         k=k,
         which=which,
         tol=tol,
         max_matvecs=max_matvecs,
-        num_probes=positive_int("num_probes", num_probes, minimum=2),
-        num_steps=positive_int("num_steps", num_steps, minimum=2),
-        z=_places(z),
+        num_probes=num_probes,
+        num_steps=num_steps,
+        z=z,
         eigenvectors=eigenvectors,
-        seed=resolve_generator(generator).initial_seed(),
+        generator=generator,
     )
     run = _Run(problem, MATRICES[matrix](problem), settings, folder)
     for part in PARTS:
         if part in parts:
             run.add(part)
     return run.results
+
+
+def check_settings(
+    problem: Problem,
+    *,
+    matrix: str,
+    parts: Collection[str],
+    k: int,
+    which: str,
+    tol: float | None,
+    max_matvecs: int | None,
+    num_probes: int,
+    num_steps: int,
+    z: float | Sequence[float] | None,
+    eigenvectors: bool,
+    generator: torch.Generator | None,
+) -> _Settings:
+    """Check the arguments of `analyze`, before anything is computed or written.
+
+    Raises:
+        ValueError: If one is out of range.
+    """
+    one_of("matrix", matrix, tuple(MATRICES))
+    unknown = sorted(set(parts) - set(PARTS))
+    if unknown:
+        raise ValueError(message("parts", f"be among {', '.join(PARTS)}", unknown))
+    size = problem.num_params
+    if positive_int("k", k) > size and "eigenpairs" in parts:
+        remedy = f"The matrix has {size} eigenvalues."
+        text = message("k", f"be at most {size}, the dimension", k, remedy)
+        raise ValueError(text)
+    one_of("which", which, ("LM", "LA", "SA", "BE"))
+    return _Settings(
+        k=k,
+        which=which,
+        tol=None if tol is None else real("tol", tol, minimum=0.0),
+        max_matvecs=None
+        if max_matvecs is None
+        else positive_int("max_matvecs", max_matvecs),
+        num_probes=positive_int("num_probes", num_probes, minimum=2),
+        num_steps=positive_int("num_steps", num_steps, minimum=2),
+        z=_places(z),
+        eigenvectors=eigenvectors,
+        seed=resolve_generator(generator).initial_seed(),
+    )
 
 
 def _places(z: float | Sequence[float] | None) -> tuple[float, ...]:
@@ -252,14 +291,16 @@ class _Run:
         )
 
     def _effective_dimension(self) -> Result:
-        exact = self.problem.num_params <= _EXACT_BELOW
-        nodes = None if exact else self._nodes()
-        eigenvalues = _eigenvalues(self.operator) if nodes is None else nodes.nodes
-        asked, grid = self._grid(eigenvalues)
-        if nodes is None:
-            curve = effective_dimension(self.operator, z=grid, eigenvalues=eigenvalues)
+        size = self.problem.num_params
+        # Exact where all columns cost at most twice what the probes would.
+        exact = size <= 2 * self.settings.num_probes * self.settings.num_steps
+        source: Quadrature | SpectralDensity
+        if exact:
+            source = slq(self.operator, num_probes=size, num_steps=size)
         else:
-            curve = effective_dimension_from_density(nodes, z=grid)
+            source = self._nodes()
+        asked, grid = self._grid(source.nodes)
+        curve = effective_dimension_from_density(source, z=grid)
         return replace(curve, settings={**curve.settings, "z": asked})
 
     def _grid(self, eigenvalues: Tensor) -> tuple[list[float], list[float]]:
@@ -267,7 +308,7 @@ class _Run:
         if largest == 0.0:
             largest = 1.0  # the zero matrix has no scale; its curve is 0 everywhere
         asked = list(self.settings.z) or [largest * 1e-2]
-        curve = torch.logspace(-6, 0, _CURVE_POINTS, dtype=torch.float64) * largest
+        curve = torch.logspace(-4, 0, _CURVE_POINTS, dtype=torch.float64) * largest
         return asked, sorted({*asked, *curve.tolist()})
 
     def _layers(self) -> Result:
@@ -277,8 +318,3 @@ class _Run:
             tol=self.settings.tol,
             generator=self.settings.generator(),
         )
-
-
-def _eigenvalues(operator: CurvatureOperator) -> Tensor:
-    dense = operator.to_dense().double().cpu()
-    return torch.linalg.eigvalsh((dense + dense.T) / 2)

@@ -4,7 +4,7 @@ import shlex
 import sys
 import warnings
 from collections.abc import Sequence
-from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -13,7 +13,7 @@ from curvescope._core import files
 from curvescope._core.errors import AccuracyWarning, MissingExtraError
 from curvescope._core.memory import available_memory, format_bytes, peak_memory
 from curvescope._core.progress import showing_progress
-from curvescope.analysis import MATRICES, PARTS, analyze
+from curvescope.analysis import MATRICES, PARTS, analyze, check_settings
 from curvescope.cli import runs
 from curvescope.cli.options import (
     Analyze,
@@ -33,7 +33,6 @@ from curvescope.cli.problems import Built, build_problem
 from curvescope.data import fetch
 from curvescope.report import report, report_from_folder
 from curvescope.report.environment import collect_environment
-from curvescope.results import Result
 
 _NAMES: dict[type, str] = {
     Analyze: "analyze",
@@ -119,9 +118,12 @@ def _compute(command: Computing, words: list[str], out: Console) -> None:
     built = build_problem(options)
     for check, text in built.checks.items():
         out.print(f"{check}: {text}", markup=False)
+    arguments = _arguments(command)
+    check_settings(built.problem, **arguments)
     files.write_json(folder / "config.json", config)
     _print_plan(built, options.matrix, out)
-    results = _results(command, built, folder)
+    with showing_progress():
+        results = analyze(built.problem, folder=folder, **arguments)
     if not done:
         page = report(
             results,
@@ -149,7 +151,8 @@ def _print_plan(built: Built, matrix: str, out: Console) -> None:
     out.print(f"memory: {free} free; {plan}", markup=False)
 
 
-def _results(command: Computing, built: Built, folder: Path) -> dict[str, Result]:
+def _arguments(command: Computing) -> dict[str, Any]:
+    """Return the arguments of `analyze` that the options stand for."""
     pairs = getattr(command, "eigenpairs", EigenpairOptions())
     probes = getattr(command, "probes", ProbeOptions())
     dimension = getattr(command, "dimension", DimensionOptions())
@@ -159,19 +162,16 @@ def _results(command: Computing, built: Built, folder: Path) -> dict[str, Result
         if part != "layers" or getattr(command, "layers", True)
     ]
     both = isinstance(command, Analyze)
-    with showing_progress():
-        return analyze(
-            built.problem,
-            matrix=command.problem.matrix,
-            parts=parts,
-            k=pairs.k,
-            which=pairs.which or ("BE" if both else "LM"),
-            tol=pairs.tol,
-            max_matvecs=pairs.max_matvecs,
-            eigenvectors=pairs.eigenvectors,
-            num_probes=probes.num_probes,
-            num_steps=probes.num_steps,
-            z=dimension.z or None,
-            folder=folder,
-            generator=torch.Generator().manual_seed(command.problem.seed),
-        )
+    return {
+        "matrix": command.problem.matrix,
+        "parts": parts,
+        "k": pairs.k,
+        "which": pairs.which or ("BE" if both else "LM"),
+        "tol": pairs.tol,
+        "max_matvecs": pairs.max_matvecs,
+        "eigenvectors": pairs.eigenvectors,
+        "num_probes": probes.num_probes,
+        "num_steps": probes.num_steps,
+        "z": dimension.z or None,
+        "generator": torch.Generator().manual_seed(command.problem.seed),
+    }

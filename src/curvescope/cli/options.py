@@ -5,8 +5,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
-
-Positional = tyro.conf.Positional
+from tyro.conf import OmitArgPrefixes, Positional
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,17 +93,18 @@ class DimensionOptions:
     """In the unit of an eigenvalue; a hundredth of the largest one by default."""
 
 
-_Flat = tyro.conf.OmitArgPrefixes
-
-
 @dataclass(frozen=True, kw_only=True)
 class Analyze:
     """Everything: eigenpairs at both ends, density, trace, norm, N_eff, layers."""
 
-    problem: _Flat[ProblemOptions]
-    eigenpairs: _Flat[EigenpairOptions] = field(default_factory=EigenpairOptions)
-    probes: _Flat[ProbeOptions] = field(default_factory=ProbeOptions)
-    dimension: _Flat[DimensionOptions] = field(default_factory=DimensionOptions)
+    problem: OmitArgPrefixes[ProblemOptions]
+    eigenpairs: OmitArgPrefixes[EigenpairOptions] = field(
+        default_factory=EigenpairOptions
+    )
+    probes: OmitArgPrefixes[ProbeOptions] = field(default_factory=ProbeOptions)
+    dimension: OmitArgPrefixes[DimensionOptions] = field(
+        default_factory=DimensionOptions
+    )
     layers: bool = True
     """Also measure every layer's own block."""
 
@@ -113,25 +113,29 @@ class Analyze:
 class Spectrum:
     """Certified eigenpairs."""
 
-    problem: _Flat[ProblemOptions]
-    eigenpairs: _Flat[EigenpairOptions] = field(default_factory=EigenpairOptions)
+    problem: OmitArgPrefixes[ProblemOptions]
+    eigenpairs: OmitArgPrefixes[EigenpairOptions] = field(
+        default_factory=EigenpairOptions
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Density:
     """Spectral density with an error band."""
 
-    problem: _Flat[ProblemOptions]
-    probes: _Flat[ProbeOptions] = field(default_factory=ProbeOptions)
+    problem: OmitArgPrefixes[ProblemOptions]
+    probes: OmitArgPrefixes[ProbeOptions] = field(default_factory=ProbeOptions)
 
 
 @dataclass(frozen=True, kw_only=True)
 class EffDim:
     """Effective dimension as a curve over z."""
 
-    problem: _Flat[ProblemOptions]
-    probes: _Flat[ProbeOptions] = field(default_factory=ProbeOptions)
-    dimension: _Flat[DimensionOptions] = field(default_factory=DimensionOptions)
+    problem: OmitArgPrefixes[ProblemOptions]
+    probes: OmitArgPrefixes[ProbeOptions] = field(default_factory=ProbeOptions)
+    dimension: OmitArgPrefixes[DimensionOptions] = field(
+        default_factory=DimensionOptions
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,6 +166,7 @@ class Report:
     """The run folder."""
 
 
+GROUPS = (ProblemOptions, EigenpairOptions, ProbeOptions, DimensionOptions)
 Computing = Analyze | Spectrum | Density | EffDim
 Command = (
     Annotated[Analyze, tyro.conf.subcommand("analyze")]

@@ -6,7 +6,7 @@ from typing import Any
 
 from curvescope._core import files
 from curvescope._core.checks import message
-from curvescope.cli.options import Computing
+from curvescope.cli.options import GROUPS, Computing
 
 _CONFIG = "config.json"
 _DONE = "report.html"
@@ -17,12 +17,8 @@ def configuration(command: str, options: Computing) -> dict[str, Any]:
     flat: dict[str, Any] = {"command": command}
     for field in dataclasses.fields(options):
         value = getattr(options, field.name)
-        inner = (
-            dataclasses.asdict(value)
-            if dataclasses.is_dataclass(value)
-            else {field.name: value}
-        )
-        flat.update(inner)
+        inner = isinstance(value, GROUPS)
+        flat.update(dataclasses.asdict(value) if inner else {field.name: value})
     flat.pop("out")
     return {key: _plain(value) for key, value in flat.items()}
 
