@@ -96,7 +96,10 @@ def slq(
         if num_probes >= n:
             D = session.dense()
             values = torch.linalg.eigvalsh((D + D.T) / 2)
-            nodes, weights = values[None], torch.full((1, n), 1.0 / n).double()
+            nodes, weights = (
+                values[None],
+                torch.full((1, n), 1.0 / n, dtype=torch.float64),
+            )
             notes = [f"exact: {num_probes} probes would cost more than n = {n} columns"]
         else:
             run = _Lockstep(session, num_probes, steps, generator, checkpoint)
