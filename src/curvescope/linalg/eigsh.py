@@ -126,16 +126,15 @@ def eigsh(
         "seed": generator.initial_seed(),
     }
     with Session(operator, f"{k} eigenpairs ({which})", total=None) as session:
-        if n <= max(_DENSE_BELOW, 2 * k) and n <= limit and start is None:
-            found: _Found | None = _dense(session, plan)
-            settings["method"] = "dense"
-        else:
+        found: _Found | None = None
+        settings["method"] = "thick-restart Lanczos"
+        if n > max(_DENSE_BELOW, 2 * k) or n > limit or start is not None:
             found = _iterate(
                 session, plan, basis_size, start, checkpoint, generator, settings
             )
-            if found is None:
-                found = _dense(session, plan)
-                settings["method"] = "dense, after Lanczos took n products"
+        if found is None:
+            settings["method"] = "dense"
+            found = _dense(session, plan)
         cost = session.cost()
         scale = session.scale or 1.0
     values, vectors, residuals, norm, notes = found

@@ -179,12 +179,14 @@ def _from_quadrature(
     mean = sphere_mean(_terms(used, curve, negative), weights, n, exact=exact)
     probes = nodes.shape[0]
     notes = list(source.notes)
+    quadrature = torch.zeros_like(curve)
     if not exact and nodes.shape[1] > 1:
         fewer = nodes.shape[1] - max(1, nodes.shape[1] // 8)
         before, shares = coarser(nodes, weights, fewer)
         before = torch.where(shares > 0.0, before, 0.0)
         other = sphere_mean(_terms(before, curve, negative), shares, n, exact=exact)
-        change = float((other.trace - mean.trace).abs().max())
+        quadrature = (other.trace - mean.trace).abs()
+        change = float(quadrature.max())
         if change > float(mean.standard_error.max()):
             notes.append(
                 f"the last steps still changed the curve by {change:.3g}, more than its "
@@ -200,6 +202,7 @@ def _from_quadrature(
         values=mean.trace,
         standard_errors=mean.standard_error,
         degrees_of_freedom=math.inf if exact else sphere_degrees(probes),
+        quadrature_errors=quadrature,
         method="exact" if exact else "slq",
         negative=negative,
         negative_mass=n * float((weights * used.abs() * below).sum()) / probes,

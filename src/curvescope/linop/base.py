@@ -122,6 +122,8 @@ class LinearOperator(ABC):
     @final
     def adjoint(self) -> "LinearOperator":
         """Return ``A'``; a symmetric operator is its own."""
+        if isinstance(self, Adjoint):
+            return self.A
         return self if self.symmetric else Adjoint(self)
 
     @final
