@@ -83,7 +83,10 @@ _KINDS: dict[type[Result], Kind] = {
         sureness=_pairs_sureness,
     ),
     SpectralDensity: Kind(
-        title=lambda r: f"Spectral density of the {r.of.matrix}",
+        title=lambda r: (
+            f"Spectral density of the {r.of.matrix}"
+            + (" on a signed-log axis" if r.axis == "signed-log" else "")
+        ),
         reading=lambda _: (
             "The height is the fraction of all eigenvalues near a value, smoothed by "
             "a Gaussian of the stated width; what lies well below the dotted line "

@@ -211,6 +211,8 @@ class EffectiveDimension(Result):
         values: The effective dimension at each ``z``.
         standard_errors: Of the values; 0 where exact.
         degrees_of_freedom: Of the standard errors.
+        quadrature_errors: What too few Lanczos steps may have left, estimated as the
+            change over the last steps; part of the band.
         method: ``"exact"``, ``"factors"``, ``"slq"`` or ``"lower_bound"``.
         negative: What was done to negative eigenvalues: ``"clip"``, ``"abs"``, ``"keep"``.
         negative_mass: Sum of the absolute values of the negative eigenvalues.
@@ -227,6 +229,7 @@ class EffectiveDimension(Result):
     negative_mass: float
     negative_count: float
     dimension: int
+    quadrature_errors: Tensor | None = None
 
     @property
     def value(self) -> float:
@@ -247,9 +250,11 @@ class EffectiveDimension(Result):
         return float(values.reshape(()))
 
     def band(self, *, level: float = 0.95) -> tuple[Tensor, Tensor]:
-        """Return the pointwise confidence band."""
+        """Return the pointwise band: confidence interval and quadrature error."""
         half = student_t_quantile(0.5 + level / 2, self.degrees_of_freedom)
         half_width = half * self.standard_errors
+        if self.quadrature_errors is not None:
+            half_width = half_width + self.quadrature_errors
         return (self.values - half_width).clamp_min(0.0), self.values + half_width
 
     def headline(self) -> str:

@@ -17,16 +17,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.unit.plots import synthetic
 
-from curvescope import report
+from curvescope.report import (
+    collect_environment,
+    formatting,
+    load_results,
+    page,
+    report,
+    report_from_folder,
+    summary,
+    to_csv,
+    write_report,
+)
 from curvescope.report import environment as environment_module
-from curvescope.report import formatting, page, summary
 from curvescope.results import Provenance, Result, VectorEstimate
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "mine"
-    report.report(
+    report(
         list(synthetic.all_results().values()),
         path=folder,
         title="MLP on digits",
@@ -94,7 +103,7 @@ def test_rendering_again_from_the_folder_gives_the_same_page(run):
     for figure in (run / "figures").iterdir():
         figure.unlink()
 
-    path = report.report_from_folder(run)
+    path = report_from_folder(run)
 
     assert path.read_bytes() == before
     assert len(list((run / "figures").iterdir())) == 8
@@ -103,14 +112,14 @@ def test_rendering_again_from_the_folder_gives_the_same_page(run):
 def test_a_folder_without_a_manifest_is_rendered_all_the_same(tmp_path):
     synthetic.trace_estimate().save(tmp_path / "results", "trace")
 
-    path = report.report_from_folder(tmp_path)
+    path = report_from_folder(tmp_path)
 
     assert "MLP 64-32-10, cross entropy on digits" in path.read_text(encoding="utf-8")
 
 
 def test_an_empty_folder_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="`path` must be a run folder with"):
-        report.report_from_folder(tmp_path)
+        report_from_folder(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -171,10 +180,10 @@ def test_a_downloaded_table_is_the_file_of_the_folder(run):
 
 def test_a_page_takes_under_three_seconds(tmp_path):
     results = synthetic.all_results()
-    report.write_report(results, tmp_path / "warm.html", title="x")
+    write_report(results, tmp_path / "warm.html", title="x")
 
     start = time.process_time()
-    report.write_report(results, tmp_path / "page.html", title="x")
+    write_report(results, tmp_path / "page.html", title="x")
 
     assert time.process_time() - start < 3.0
 
@@ -182,24 +191,24 @@ def test_a_page_takes_under_three_seconds(tmp_path):
 @pytest.mark.parametrize("name", ["../up", "a b", "", ".hidden", "a/b", "table", "<b>"])
 def test_a_name_unfit_for_a_file_is_refused(tmp_path, name):
     with pytest.raises(ValueError, match="`results` must be named by letters, digits"):
-        report.report({name: synthetic.trace_estimate()}, path=tmp_path / "run")
+        report({name: synthetic.trace_estimate()}, path=tmp_path / "run")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_no_results_are_refused(tmp_path):
     with pytest.raises(ValueError, match="`results` must hold at least one result"):
-        report.report([], path=tmp_path / "run")
+        report([], path=tmp_path / "run")
     with pytest.raises(TypeError, match="`results` must hold results only; got float"):
-        report.report([1.0], path=tmp_path / "run")
+        report([1.0], path=tmp_path / "run")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_results_of_one_kind_get_numbers(tmp_path):
     pairs = synthetic.eigenpairs()
 
-    path = report.report([pairs, pairs], path=tmp_path)
+    path = report([pairs, pairs], path=tmp_path)
 
-    assert list(report.load_results(tmp_path)) == ["eigenpairs", "eigenpairs_2"]
+    assert list(load_results(tmp_path)) == ["eigenpairs", "eigenpairs_2"]
     assert (tmp_path / "eigenpairs_2.csv").exists()
     assert path == tmp_path / "report.html"
 
@@ -221,9 +230,7 @@ def test_a_result_of_any_other_kind_has_its_line_its_notes_and_its_cost(tmp_path
         cost=synthetic.cost(),
     )
 
-    path = report.write_report(
-        {"other": Other(), "diagonal": vector}, tmp_path, title="x"
-    )
+    path = write_report({"other": Other(), "diagonal": vector}, tmp_path, title="x")
     html = path.read_text(encoding="utf-8")
     text = Text(html).text
 
@@ -331,7 +338,7 @@ def test_every_number_of_a_table_reads_back_bit_for_bit(values):
     rows = [{"a": a, "b": b, "converged": c} for a, b, c in values]
 
     for delimiter in (",", "\t"):
-        text = report.to_csv(rows, delimiter=delimiter)
+        text = to_csv(rows, delimiter=delimiter)
         back = list(csv.DictReader(io.StringIO(text), delimiter=delimiter))
         assert [float(r["a"]).hex() for r in back] == [a.hex() for a, *_ in values]
         assert [float(r["b"]).hex() for r in back] == [b.hex() for _, b, _ in values]
@@ -368,7 +375,7 @@ def test_a_parameter_table_lists_the_flat_vector(run):
 
 
 def test_the_environment_is_plain_json_and_knows_this_machine(monkeypatch):
-    content = report.collect_environment(seed=3)
+    content = collect_environment(seed=3)
 
     assert json.loads(json.dumps(content)) == content
     assert content["packages"]["torch"] == torch.__version__.partition("+")[0] or (
@@ -381,7 +388,7 @@ def test_the_environment_is_plain_json_and_knows_this_machine(monkeypatch):
 def test_an_environment_without_git_has_no_revision(monkeypatch):
     monkeypatch.setattr(environment_module, "_git", lambda *_: "")
 
-    assert "git" not in report.collect_environment()
+    assert "git" not in collect_environment()
 
 
 def test_a_plain_matrix_has_no_empty_facts(tmp_path):
