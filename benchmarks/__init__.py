@@ -1,0 +1,1 @@
+"""Times products with curvature matrices, ours and our peers', on the same problems."""

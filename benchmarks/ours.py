@@ -1,0 +1,29 @@
+"""curvescope's own adapter."""
+
+from importlib.metadata import version as installed
+
+from torch import Tensor
+
+from benchmarks.problems import Task
+from curvescope.curvature import GGN, Hessian
+from curvescope.problem import Problem
+
+
+class Curvescope:
+    """Products of `Hessian` and `GGN`, the graphs of the batches kept."""
+
+    name = "curvescope"
+
+    def version(self) -> str:
+        return installed("curvescope")
+
+    def build(self, task: Task, matrix: str) -> None:
+        problem = Problem(task.model, task.loss, task.batches)
+        self._operator = {"hessian": Hessian, "ggn": GGN}[matrix](problem)
+
+    def product(self, V: Tensor) -> Tensor:
+        return self._operator @ V
+
+
+def curvescope() -> Curvescope:
+    return Curvescope()

@@ -1,0 +1,1 @@
+"""One adapter a peer; each is imported in the peer's own environment only."""

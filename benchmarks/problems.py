@@ -1,0 +1,180 @@
+"""Named problems with fixed seeds: the same weights and data in every process.
+
+Plain torch and the project's own models; nothing here computes a second derivative.
+"""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from curvescope.models import build
+
+SEED = 0
+
+
+@dataclass(frozen=True)
+class Task:
+    """A model in eval mode, a mean loss, and batches.
+
+    Attributes:
+        name: Of the problem.
+        description: For the table's caption.
+        model: Its parameters all count, in the order of ``named_parameters``.
+        loss: A ``torch.nn`` loss with ``reduction="mean"``.
+        batches: Pairs of inputs and targets; a loader by being iterable.
+    """
+
+    name: str
+    description: str
+    model: nn.Module
+    loss: nn.Module
+    batches: list[tuple[Tensor, Tensor]]
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        return list(self.model.parameters())
+
+    @property
+    def num_params(self) -> int:
+        return sum(p.numel() for p in self.parameters)
+
+    @property
+    def num_samples(self) -> int:
+        return sum(len(inputs) for inputs, _ in self.batches)
+
+    @property
+    def weights(self) -> list[float]:
+        """Each batch's share of the mean."""
+        return [len(inputs) / self.num_samples for inputs, _ in self.batches]
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of weights, buffers and data: did two processes get the same?"""
+        digest = hashlib.sha256()
+        state = [*self.model.state_dict().values(), *sum(self.batches, ())]
+        for tensor in state:
+            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    def gradient(self) -> list[Tensor]:
+        """The unit of the table: one gradient of the loss over all batches."""
+        total = [torch.zeros_like(p) for p in self.parameters]
+        for (inputs, targets), weight in zip(self.batches, self.weights, strict=True):
+            loss = self.loss(self.model(inputs), targets)
+            grads = torch.autograd.grad(loss, self.parameters)
+            for part, grad in zip(total, grads, strict=True):
+                part.add_(grad, alpha=weight)
+        return total
+
+    def split(self, v: Tensor) -> list[Tensor]:
+        """Cut one vector into the parameters' shapes."""
+        parts = v.split([p.numel() for p in self.parameters])
+        return [x.view_as(p) for x, p in zip(parts, self.parameters, strict=True)]
+
+    def columns(self, num: int) -> Tensor:
+        """Return the first ``num`` of the test vectors, of unit length, ``(P, num)``."""
+        return torch.stack([self.column(j) for j in range(num)], dim=1)
+
+    def column(self, index: int) -> Tensor:
+        """Return one test vector; the same whatever the others are."""
+        generator = torch.Generator().manual_seed(SEED + 1 + index)
+        v = torch.randn(self.num_params, generator=generator)
+        return v / v.norm()
+
+    def double(self) -> "Task":
+        """Return the same task in float64."""
+        batches = [
+            (x.double() if x.is_floating_point() else x, y) for x, y in self.batches
+        ]
+        return Task(
+            self.name, self.description, self.model.double(), self.loss, batches
+        )
+
+
+class ClassesSecond(nn.Module):
+    """Moves the classes of sequence logits to where `nn.CrossEntropyLoss` wants them."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.model(tokens).transpose(1, 2)
+
+
+def mlp() -> Task:
+    """A dense network of MNIST's shape."""
+    return _mlp("mlp", "MLP 784-256-256-10, ReLU, batch 512", 512)
+
+
+def mlp_ragged() -> Task:
+    """The same over a loader whose last batch is smaller, as most loaders' are."""
+    description = "the same MLP, batches of 512, 512 and 128"
+    return _mlp("mlp-ragged", description, 512, 512, 128)
+
+
+def resnet20() -> Task:
+    """He et al.'s ResNet of CIFAR's shape, with BatchNorm frozen at real statistics."""
+    torch.manual_seed(SEED)
+    model = build("resnet20")
+    images = torch.randn(128, 3, 32, 32)
+    labels = torch.randint(10, (128,))
+    with torch.no_grad():  # so that activations in eval mode are of order one
+        norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
+        for norm in norms:
+            norm.momentum = 1.0
+        model.train()(images)
+        for norm in norms:
+            norm.momentum = 0.1
+    return _task("resnet20", "CIFAR ResNet20, batch 128", model, [(images, labels)])
+
+
+def gpt() -> Task:
+    """A character GPT with attention written out: the fused one has no second derivative."""
+    torch.manual_seed(SEED)
+    model = build("char-gpt", context=64, width=128, attention="plain")
+    text = torch.randint(169, (16, 65))
+    return _task(
+        "gpt",
+        "4-layer character GPT, width 128, 16 sequences of 64, plain attention",
+        ClassesSecond(model),
+        [(text[:, :-1].contiguous(), text[:, 1:].contiguous())],
+    )
+
+
+def tiny() -> Task:
+    """Two ragged batches on a small net: to test the benchmark, not to be timed."""
+    torch.manual_seed(SEED)
+    model = build("mlp", in_features=6, hidden=(5,), num_classes=3)
+    inputs, labels = torch.randn(12, 6), torch.randint(3, (12,))
+    batches = [(inputs[:8], labels[:8]), (inputs[8:], labels[8:])]
+    return _task("tiny", "MLP 6-5-3, batches of 8 and 4", model, batches)
+
+
+PROBLEMS: dict[str, Callable[[], Task]] = {
+    "mlp": mlp,
+    "mlp-ragged": mlp_ragged,
+    "gpt": gpt,
+    "resnet20": resnet20,
+    "tiny": tiny,
+}
+# Cheap ones first: what they leave of the time goes to the dear ones.
+TIMED = ("mlp", "mlp-ragged", "gpt", "resnet20")
+
+
+def _mlp(name: str, description: str, *sizes: int) -> Task:
+    torch.manual_seed(SEED)
+    model = build("mlp", in_features=784, hidden=(256, 256), activation="relu")
+    batches = [
+        (torch.randn(size, 1, 28, 28), torch.randint(10, (size,))) for size in sizes
+    ]
+    return _task(name, description, model, batches)
+
+
+def _task(
+    name: str, description: str, model: nn.Module, batches: list[tuple[Tensor, Tensor]]
+) -> Task:
+    return Task(name, description, model.eval(), nn.CrossEntropyLoss(), batches)

@@ -1,0 +1,165 @@
+"""The runner's end of a worker's pipe."""
+
+import contextlib
+import json
+import os
+import select
+import subprocess
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+from benchmarks.registry import ROOT, Implementation
+
+
+class WorkerError(RuntimeError):
+    """A worker refused, failed, died or took too long; the text says which."""
+
+
+class WorkerProcess:
+    """A child process that is asked one thing at a time.
+
+    Args:
+        command: What to start.
+        threads: For the libraries' thread pools.
+        timeout: Seconds that an answer may take.
+    """
+
+    def __init__(
+        self, command: Sequence[str], *, threads: int, timeout: float = 120.0
+    ) -> None:
+        self._timeout = timeout
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `close`
+        self._process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=environment(threads),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._stderr,
+        )
+        self._buffer = b""
+        self.hello: dict[str, Any] = {}
+
+    def greet(self) -> None:
+        """Wait until the worker has loaded its problem."""
+        self.hello = self._read()
+
+    def ask(self, do: str, **arguments: Any) -> dict[str, Any]:
+        """Send a request and return the answer.
+
+        Raises:
+            WorkerError: If there is none.
+        """
+        line = json.dumps({"do": do, **arguments}) + "\n"
+        try:
+            self._process.stdin.write(line.encode())
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            raise WorkerError(self._last_words()) from None
+        answer = self._read()
+        if "error" in answer:
+            raise WorkerError(answer["error"])
+        return answer
+
+    def close(self) -> None:
+        """End the worker; kill it if it does not end when its pipe does."""
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
+        try:
+            self._process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._process.stdout.close()
+        self._stderr.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _read(self) -> dict[str, Any]:
+        deadline = time.monotonic() + self._timeout
+        descriptor = self._process.stdout.fileno()
+        while b"\n" not in self._buffer:
+            left = deadline - time.monotonic()
+            ready, _, _ = select.select([descriptor], [], [], max(left, 0.0))
+            if not ready:
+                self._process.kill()
+                raise WorkerError(f"no answer within {self._timeout:.0f} s")
+            chunk = os.read(descriptor, 65536)
+            if not chunk:
+                raise WorkerError(self._last_words())
+            self._buffer += chunk
+        line, self._buffer = self._buffer.split(b"\n", 1)
+        return json.loads(line)
+
+    def _last_words(self) -> str:
+        code = self._process.wait(timeout=10)
+        self._stderr.seek(0)
+        lines = self._stderr.read().decode(errors="replace").strip().splitlines()
+        last = lines[-1] if lines else "no message"
+        return f"the worker ended with {code}: {last}"
+
+
+def environment(threads: int) -> dict[str, str]:
+    """Return the environment of every child: same paths, same number of threads."""
+    pools = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+    return {
+        **os.environ,
+        **dict.fromkeys(pools, str(threads)),
+        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "src")]),
+    }
+
+
+def start(
+    implementation: Implementation, problem: str, matrix: str, *, threads: int
+) -> WorkerProcess:
+    """Start one implementation's worker."""
+    return WorkerProcess(
+        [
+            str(implementation.python),
+            "-m",
+            "benchmarks.worker",
+            implementation.module,
+            implementation.factory,
+            problem,
+            matrix,
+            str(threads),
+        ],
+        threads=threads,
+    )
+
+
+def exact_products(
+    problem: str, matrix: str, columns: Sequence[int], path: Path, *, threads: int
+) -> dict[str, Any]:
+    """Write the exact products in a process of their own; return what it says."""
+    from_zero = ",".join(map(str, columns))
+    command = [
+        str(ROOT / ".venv/bin/python"),
+        "-m",
+        "benchmarks.reference",
+        problem,
+        matrix,
+        from_zero,
+        str(threads),
+        str(path),
+    ]
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        env=environment(threads),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    if done.returncode:
+        last = (done.stderr.strip() or "no message").splitlines()[-1]
+        raise WorkerError(f"the reference ended with {done.returncode}: {last}")
+    return json.loads(done.stdout)

@@ -1,0 +1,217 @@
+"""A run's JSON as Markdown tables, put between markers in the documentation."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+BEGIN, END = "<!-- benchmarks:begin -->", "<!-- benchmarks:end -->"
+MATRICES = {"hessian": "Hessian", "ggn": "GGN"}
+# A float32 product that is further off than this is not the matrix's product.
+WRONG = 1e-3
+# More than this of a core in others' hands, and a table says so.
+QUIET = 0.1
+
+
+def full(run: dict[str, Any]) -> str:
+    """Return every table of a run, with what it ran on."""
+    parts = [caption(run)]
+    for problem, facts in run["problems"].items():
+        parts.append(f"### {facts['description']}\n\n{_facts(run, problem, facts)}")
+        parts.extend(
+            _table(run, problem, matrix)
+            for matrix in MATRICES
+            if _rows(run, problem, matrix)
+        )
+    parts.extend(_remarks(run))
+    return "\n\n".join(parts)
+
+
+def short(run: dict[str, Any]) -> str:
+    """Return one table: one column, every problem, time over one gradient."""
+    shown = [(p, m) for p in run["problems"] for m in MATRICES if _rows(run, p, m)]
+    shown = [(p, m) for p, m in shown if run["problems"][p]["num_batches"] == 1]
+    names = _names(run, shown)
+    lines = [
+        _line("", *(f"{MATRICES[m]}, {p}" for p, m in shown)),
+        _line("---", *("---:" for _ in shown)),
+    ]
+    for name in names:
+        cells = []
+        for problem, matrix in shown:
+            rows = _rows(run, problem, matrix)
+            row = rows.get((name, 1))
+            cells.append("-" if row is None else _ratio(row, rows, 1))
+        lines.append(_line(name, *cells))
+    head = "Time of one product over the time of one gradient; the best is bold"
+    wrong = ", a product that is off by more than 0.1 % has its error beside it."
+    return "\n\n".join([head + wrong, "\n".join(lines), caption(run)])
+
+
+def caption(run: dict[str, Any]) -> str:
+    """Say what it was measured on and how disturbed."""
+    environment, settings = run["environment"], run["settings"]
+    others = environment["cores_busy_with_others"]
+    text = (
+        f"Measured {run['date']} on {environment['cpu']}, {environment['cores']} cores, "
+        f"{environment['threads']} threads, torch {environment['torch']}, float32: "
+        f"medians of {settings['rounds']} interleaved rounds (fewer where noted)."
+    )
+    if others is None or others > QUIET:
+        average = environment["load_average_start"][0]
+        much = "" if others is None else f", which used {others:.1f} cores on average"
+        text += (
+            f" **The machine was shared** with other work{much} (load average "
+            f"{average:.1f} at the start): trust the ratios, each of neighbours in "
+            "time, more than the milliseconds."
+        )
+    return text
+
+
+def _facts(run: dict[str, Any], problem: str, facts: dict[str, Any]) -> str:
+    rows = [r for r in run["rows"] if r["problem"] == problem and r["columns"] == 1]
+    gradients = sorted(r["seconds_gradient"] for r in rows)
+    batches = facts["num_batches"]
+    text = (
+        f"{facts['num_params']:,} parameters, {facts['num_samples']} samples in "
+        f"{batches} batch{'es' if batches > 1 else ''}"
+    )
+    if gradients:
+        middle = gradients[len(gradients) // 2]
+        text += f"; one gradient takes {1e3 * middle:.3g} ms"
+    if facts["gradient_peak_bytes"] is not None:
+        text += f" and {_mib(facts['gradient_peak_bytes'])} MiB"
+    return text + "."
+
+
+def _table(run: dict[str, Any], problem: str, matrix: str) -> str:
+    rows = _rows(run, problem, matrix)
+    widths = [k for k in run["settings"]["columns"] if any(w == k for _, w in rows)]
+    head = [f"{k} column{'s' if k > 1 else ''}" for k in widths]
+    lines = [
+        _line(MATRICES[matrix], *head, "relative error", "peak MiB", "build s"),
+        _line("---", *("---:" for _ in head), "---:", "---:", "---:"),
+    ]
+    for name in dict.fromkeys(name for name, _ in rows):
+        mine = [rows[name, k] for k in widths if (name, k) in rows]
+        cells = [
+            _ratio(rows[name, k], rows, k, with_error=False) + _few(rows[name, k], run)
+            if (name, k) in rows
+            else "-"
+            for k in widths
+        ]
+        first = mine[0]
+        version = f"{name} {first['version']}"
+        peak = " / ".join(_mib(r["peak_bytes"]) for r in mine)
+        build = first["build_seconds"] + first["first_product_seconds"]
+        worst = max(r["relative_error"] for r in mine)
+        lines.append(_line(version, *cells, _error(worst), peak, f"{build:.2f}"))
+    return "\n".join(lines)
+
+
+def _remarks(run: dict[str, Any]) -> list[str]:
+    parts = [
+        (
+            "Columns: time of a product with so many columns, per column, over the time of "
+            "one gradient in the same process and the same round; in bold the fastest of "
+            "those within 0.1 % of the exact product. Relative error: of the first and the "
+            "last column against a float64 double backward in plain PyTorch, the worst of "
+            "the widths; bold where it is above 0.1 %. Peak: growth of the process's "
+            "resident memory over the loaded problem, kept graphs included, one number a "
+            "width; about 40 MiB of each are what torch itself loads at its first double "
+            "backward. Build: making the operator and the first product with one column."
+        )
+    ]
+    listed = [
+        f"- {row['implementation']} on {row['problem']} ({MATRICES[row['matrix']]}): "
+        f"{row['reason']}"
+        for row in run["failed"]
+    ]
+    listed += [f"- {row['implementation']}: {row['reason']}" for row in run["absent"]]
+    listed += [
+        f"- {row['columns']} columns on {row['problem']} ({MATRICES[row['matrix']]}): "
+        "not measured, the run's time was up"
+        for row in run["skipped"]
+    ]
+    if listed:
+        parts.append("Not in the tables:\n\n" + "\n".join(listed))
+    return parts
+
+
+def _rows(
+    run: dict[str, Any], problem: str, matrix: str
+) -> dict[tuple[str, int], dict[str, Any]]:
+    return {
+        (row["name"], row["columns"]): row
+        for row in run["rows"]
+        if row["problem"] == problem and row["matrix"] == matrix
+    }
+
+
+def _names(run: dict[str, Any], shown: list[tuple[str, str]]) -> list[str]:
+    rows = [row for row in run["rows"] if (row["problem"], row["matrix"]) in shown]
+    return list(dict.fromkeys(row["name"] for row in rows))
+
+
+def _ratio(
+    row: dict[str, Any],
+    rows: dict[tuple[str, int], dict[str, Any]],
+    columns: int,
+    *,
+    with_error: bool = True,
+) -> str:
+    right = [
+        r["ratio"]
+        for (_, k), r in rows.items()
+        if k == columns and r["relative_error"] <= WRONG
+    ]
+    text = f"{row['ratio']:.2f}"
+    if row["relative_error"] > WRONG:
+        return f"{text} (error {row['relative_error']:.1g})" if with_error else text
+    return f"**{text}**" if row["ratio"] == min(right) else text
+
+
+def _few(row: dict[str, Any], run: dict[str, Any]) -> str:
+    return "" if row["rounds"] >= run["settings"]["rounds"] else f" (n={row['rounds']})"
+
+
+def _error(value: float) -> str:
+    text = f"{value:.1e}"
+    return text if value <= WRONG else f"**{text}**"
+
+
+def _mib(num: int | None) -> str:
+    return "?" if num is None else f"{num / 2**20:.0f}"
+
+
+def _line(*cells: str) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def insert(path: Path, text: str) -> None:
+    """Replace what stands between the markers of ``path``.
+
+    Raises:
+        ValueError: If the markers are not there once each, in order.
+    """
+    content = path.read_text()
+    if content.count(BEGIN) != 1 or content.count(END) != 1:
+        message = f"`{path.name}` must have one `{BEGIN}` and one `{END}`."
+        raise ValueError(message)
+    before, rest = content.split(BEGIN)
+    _, after = rest.split(END)
+    path.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Put one run's tables into the documentation and the README."""
+    (path,) = sys.argv[1:] if arguments is None else arguments
+    run = json.loads(Path(path).read_text())
+    insert(ROOT / "docs" / "benchmarks.md", full(run))
+    link = "All widths, memory and errors: [docs/benchmarks.md](docs/benchmarks.md)."
+    insert(ROOT / "README.md", f"## How fast\n\n{short(run)} {link}\n")
+
+
+if __name__ == "__main__":
+    main()
