@@ -18,7 +18,7 @@ PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_A
 DEMO_OUT := runs/demo
 DEMO_WEIGHTS := runs/demo-weights.safetensors
 DEMO_ARGS := mlp --data digits --loss cross_entropy --weights $(DEMO_WEIGHTS) \
-	--num-probes 16 --num-steps 100 --z 0.001 0.01 0.1 --out $(DEMO_OUT)
+	--num-probes 16 --num-steps 128 --z 0.001 0.01 0.1 --out $(DEMO_OUT)
 
 .PHONY: help setup demo test test-slow test-gpu check format lint layers types doctest \
 	docs bench bench-setup clean

@@ -28,7 +28,7 @@ for j, value in enumerate(top.eigenvalues.tolist()):
     )
 
 # %%
-trace = cs.trace(A, num_probes=16)
+trace = cs.trace(A, num_matvecs=24)
 low, high = trace.interval()
 print(
     f"trace {trace.value:.2f}, 95 % interval {low:.2f} to {high:.2f}; exactly {2 * n}"

@@ -20,7 +20,7 @@ def trace(
     A: Any,
     *,
     method: str = "xtrace",
-    num_matvecs: int,
+    num_matvecs: int = 100,
     generator: torch.Generator | None = None,
 ) -> Estimate:
     r"""Estimate the trace.
