@@ -82,7 +82,15 @@ def _identity(value: Any) -> str:
     if isinstance(value, Tensor):
         return checksum([value])
     if isinstance(value, nn.Module):
-        return combine(repr(value), checksum(value.state_dict().values()))
+        # Options such as Huber's delta are plain attributes that no text shows.
+        plain = (bool, int, float, str, tuple)
+        options = [
+            (key, option)
+            for module in value.modules()
+            for key, option in sorted(vars(module).items())
+            if isinstance(option, plain) and key != "training"
+        ]
+        return combine(repr(value), options, checksum(value.state_dict().values()))
     code = getattr(value, "__code__", None)
     if code is not None:
         constants = [c for c in code.co_consts if isinstance(c, (int, float, str))]
