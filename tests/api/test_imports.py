@@ -83,7 +83,9 @@ def test_own_modules_are_imported_at_the_top_only(path):
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_optional_packages_are_imported_inside_functions_only(path):
     if path.name == "options.py" and path.parent.name == "cli":
-        pytest.skip("the options are annotated with tyro; only the command imports them")
+        pytest.skip(
+            "the options are annotated with tyro; only the command imports them"
+        )
     lines = optional_imports_outside_functions(ast.parse(path.read_text()))
 
     assert lines == [], f"{name_of(path)} imports an optional package when imported"

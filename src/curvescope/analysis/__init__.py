@@ -1,6 +1,6 @@
 """The users' verbs: a problem goes in, frozen results come out."""
 
 from curvescope.analysis.layers import layer_curvature
-from curvescope.analysis.run import MATRICES, PARTS, analyze, check_settings
+from curvescope.analysis.run import analyze
 
-__all__ = ["MATRICES", "PARTS", "analyze", "check_settings", "layer_curvature"]
+__all__ = ["analyze", "layer_curvature"]

@@ -13,7 +13,7 @@ from curvescope._core import files
 from curvescope._core.errors import AccuracyWarning, MissingExtraError
 from curvescope._core.memory import available_memory, format_bytes, peak_memory
 from curvescope._core.progress import showing_progress
-from curvescope.analysis import MATRICES, PARTS, analyze, check_settings
+from curvescope.analysis.run import MATRICES, PARTS, analyze, check_settings
 from curvescope.cli import runs
 from curvescope.cli.options import (
     Analyze,

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.func import functional_call, grad, jacrev
 
-from curvescope.analysis import PARTS, analyze
+from curvescope.analysis.run import PARTS, analyze
 from curvescope.curvature import Hessian
 from curvescope.problem import Problem
 
