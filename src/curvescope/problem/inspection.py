@@ -73,6 +73,7 @@ def check_finite(
     for kind, tensors in (("parameters", parameters), ("buffers", buffers)):
         for name, tensor in tensors.items():
             # Masks hold infinities on purpose, so buffers may; NaN is never meant.
+            tensor = tensor.detach()
             bad = torch.isnan(tensor) if kind == "buffers" else ~torch.isfinite(tensor)
             if tensor.is_floating_point() and bool(bad.any()):
                 got = f"NaN or infinity in {name}"
