@@ -1,5 +1,6 @@
 """The network's Jacobian over the data, and its neural tangent kernel."""
 
+import dataclasses
 from collections.abc import Iterator
 from typing import Any, final
 
@@ -118,7 +119,9 @@ class Jacobian(LinearOperator):
             (self._jacobian.num_rows, problem.num_params),
             dtype=problem.dtype,
             device=problem.device,
-            info=problem.provenance("Jacobian"),
+            info=dataclasses.replace(
+                problem.provenance("Jacobian"), unit="output per parameter"
+            ),
             passes_per_product=1,
             block_size=MOST_COLUMNS,
         )
@@ -157,7 +160,12 @@ class NTK(SymmetricOperator):
             dtype=problem.dtype,
             device=problem.device,
             positive_semidefinite=True,
-            info=problem.provenance("NTK"),
+            info=dataclasses.replace(
+                problem.provenance("NTK"),
+                unit="(output per parameter) squared, summed over parameters",
+                num_params=size,
+                slices=(),
+            ),
             passes_per_product=2,
             block_size=MOST_COLUMNS,
         )
