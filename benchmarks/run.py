@@ -29,7 +29,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
-        "--problems", nargs="+", default=TIMED, choices=sorted(PROBLEMS)
+        "--problems", nargs="+", default=list(TIMED), choices=sorted(PROBLEMS)
     )
     parser.add_argument("--matrices", nargs="+", default=("hessian", "ggn"))
     parser.add_argument("--columns", nargs="+", type=int, default=(1, 8, 32))
@@ -57,6 +57,7 @@ def main(arguments: list[str] | None = None) -> Path:
         columns=(1,) if options.quick else tuple(sorted(set(options.columns))),
         rounds=2 if options.quick else options.rounds,
         budget=60 * options.budget_minutes,
+        shares=TIMED,
     )
     chosen = [
         i for i in IMPLEMENTATIONS if options.only is None or i.key in options.only

@@ -39,6 +39,7 @@ class Settings:
         columns: Widths of the blocks, ascending.
         rounds: Wanted for each; fewer where the budget ends.
         budget: Seconds for all.
+        shares: Of the budget, by problem, in any unit; 1 where none is given.
     """
 
     problems: tuple[str, ...]
@@ -46,6 +47,7 @@ class Settings:
     columns: tuple[int, ...] = (1, 8, 32)
     rounds: int = 5
     budget: float = 480.0
+    shares: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass
@@ -94,13 +96,17 @@ class Runner:
         settings = self._settings
         end = self._clock() + settings.budget
         groups = [(p, m) for p in settings.problems for m in settings.matrices]
+        costs = [settings.shares.get(p, 1.0) * len(self._members(m)) for p, m in groups]
         for position, (problem, matrix) in enumerate(groups):
-            share = (end - self._clock()) / (len(groups) - position)
-            self._group(problem, matrix, self._clock() + share)
+            share = costs[position] / max(sum(costs[position:]), 1e-9)
+            now = self._clock()
+            self._group(problem, matrix, now + (end - now) * share)
         return self.outcome
 
+    def _members(self, matrix: str) -> list[Implementation]:
+        return [i for i in self._implementations if matrix in i.matrices]
+
     def _group(self, problem: str, matrix: str, end: float) -> None:
-        members = [i for i in self._implementations if matrix in i.matrices]
         wanted = sorted({0, *(k - 1 for k in self._settings.columns)})
         self._say(f"{problem}, {matrix}: exact products")
         with tempfile.TemporaryDirectory() as folder:
@@ -109,7 +115,7 @@ class Runner:
             self.outcome.problems.setdefault(problem, facts)
             workers: dict[str, tuple[Worker, dict[str, Any]]] = {}
             try:
-                for implementation in members:
+                for implementation in self._members(matrix):
                     # One at a time, so that starting disturbs nobody's numbers.
                     self._admit(implementation, problem, matrix, facts, workers)
                 for k in self._settings.columns:
@@ -153,7 +159,7 @@ class Runner:
             self.outcome.skipped.append(
                 {"problem": problem, "matrix": matrix, "columns": k}
             )
-            self._say(f"{problem}, {matrix}, {k} columns: skipped, no time left")
+            self._say(f"{problem}, {matrix}, k={k}: skipped, no time left")
             return
         rows: dict[str, dict[str, Any]] = {}
         for key in list(workers):
@@ -178,7 +184,7 @@ class Runner:
                 "product_seconds": [],
             }
         done = self._rounds(rows, workers, problem, matrix, k, end)
-        self._say(f"{problem}, {matrix}, {k} columns: {done} rounds")
+        self._say(f"{problem}, {matrix}, k={k}: {done} rounds")
         finished = [_summary(row) for row in rows.values() if row["product_seconds"]]
         self.outcome.rows.extend(finished)
 
