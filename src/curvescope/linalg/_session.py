@@ -132,6 +132,10 @@ class Session:
         """Show a remark at the end of the progress line."""
         self._task.update(status=text)
 
+    def expect(self, total: int) -> None:
+        """Tell the progress line how many products the whole run may take."""
+        self._task.update(completed=self.num_matvecs, total=total)
+
     def seconds(self) -> float:
         """Return the wall time so far, that of an interrupted run included."""
         return self.earlier_seconds + time.perf_counter() - self._began

@@ -79,6 +79,7 @@ class ThickRestart:
         actions = {"build": self._build, "check": self._check, "verify": self._verify}
         while self.progress.phase != "done":
             before = self._spent()
+            self.session.expect(self._forecast())
             actions[self.progress.phase]()
             if self._spent() > before and not self.space.lagging:
                 self._save()
@@ -95,6 +96,17 @@ class ThickRestart:
 
     def _spent(self) -> int:
         return self.session.num_matvecs
+
+    def _forecast(self) -> int:
+        """Guess all products of the run, from typical ones; for the time left alone."""
+        spent, k = self._spent(), self.plan.k
+        if self.progress.phase == "verify":
+            return max(spent + 1, spent + k - self.progress.verified)
+        check = self.progress.first_products // 3 - self.progress.chain_steps
+        if self.progress.phase == "build":
+            first = max(spent + 1, 3 * k)
+            return first + k + (first // 3 if self.plan.check_multiplicity else 0)
+        return spent + max(1, check) + k
 
     def _affordable(self) -> bool:
         """Whether one more block leaves enough for the residuals at the end."""
