@@ -1,9 +1,9 @@
 """The whole analysis: every part a result, each saved when done, resumable."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 import torch
 from torch import Tensor
@@ -26,6 +26,7 @@ from curvescope.linalg import (
     spectral_density,
     trace,
 )
+from curvescope.linalg.eigsh import working_vectors
 from curvescope.problem import Problem
 from curvescope.results import Result, SpectralDensity, load
 
@@ -182,6 +183,22 @@ def check_settings(
         eigenvectors=eigenvectors,
         seed=resolve_generator(generator).initial_seed(),
     )
+
+
+def peak_vectors(problem: Problem, arguments: Mapping[str, Any]) -> int:
+    """Return how many vectors the parts hold at most; they run one after another."""
+    parts, probes = arguments["parts"], arguments["num_probes"]
+    size = problem.num_params
+    # A lockstep quadrature holds every probe's whole basis; a trace its probes, thrice.
+    needs = {
+        "eigenpairs": working_vectors(size, arguments["k"]),
+        "density": probes * (min(arguments["num_steps"], size) + 3),
+        "trace": 3 * min(12 * probes, size),
+        "frobenius_norm": 2 * min(4 * probes, size),
+        "layers": working_vectors(size, 1) + 5 * probes,
+    }
+    needs["effective_dimension"] = needs["density"]
+    return max((needs[part] for part in parts), default=0)
 
 
 def _places(z: float | Sequence[float] | None) -> tuple[float, ...]:

@@ -13,7 +13,13 @@ from curvescope._core import files
 from curvescope._core.errors import AccuracyWarning, MissingExtraError
 from curvescope._core.memory import available_memory, format_bytes, peak_memory
 from curvescope._core.progress import showing_progress
-from curvescope.analysis.run import MATRICES, PARTS, analyze, check_settings
+from curvescope.analysis.run import (
+    MATRICES,
+    PARTS,
+    analyze,
+    check_settings,
+    peak_vectors,
+)
 from curvescope.cli import runs
 from curvescope.cli.options import (
     Analyze,
@@ -121,7 +127,7 @@ def _compute(command: Computing, words: list[str], out: Console) -> None:
     arguments = _arguments(command)
     check_settings(built.problem, **arguments)
     files.write_json(folder / "config.json", config)
-    _print_plan(built, options.matrix, out)
+    _print_plan(built, arguments, out)
     with showing_progress():
         results = analyze(built.problem, folder=folder, **arguments)
     if not done:
@@ -145,10 +151,16 @@ def _compute(command: Computing, words: list[str], out: Console) -> None:
     out.print(f"report: {page.resolve()}", markup=False)
 
 
-def _print_plan(built: Built, matrix: str, out: Console) -> None:
-    free = format_bytes(available_memory(built.problem.device))
-    plan = MATRICES[matrix](built.problem).memory_plan()
-    out.print(f"memory: {free} free; {plan}", markup=False)
+def _print_plan(built: Built, arguments: dict[str, Any], out: Console) -> None:
+    """Say what will be kept in memory, before anything is computed."""
+    problem = built.problem
+    free = available_memory(problem.device)
+    plan = MATRICES[arguments["matrix"]](problem).memory_plan()
+    vectors = peak_vectors(problem, arguments)
+    total = plan.data + plan.graph * max(plan.num_kept, 1) + vectors * plan.vector
+    out.print(f"memory: {format_bytes(free)} free; {plan}", markup=False)
+    text = f"{vectors} vectors at a time; planned: {format_bytes(total)}"
+    out.print(f"memory: {text} besides the libraries and the model", markup=False)
 
 
 def _arguments(command: Computing) -> dict[str, Any]:

@@ -234,9 +234,8 @@ def _iterate(
     machine.run(start)
     norm = max(space.norm, float(machine.values.abs().max()))
     _refuse_asymmetry(space.asymmetry, norm)
-    if last_resort and bool(
-        (machine.residuals > machine.allowed(machine.values)).any()
-    ):
+    missed = bool((machine.residuals > machine.allowed(machine.values)).any())
+    if last_resort and (missed or machine.progress.check_cut_short):
         return None
     if machine.progress.check_cut_short:
         notes.append(
@@ -263,7 +262,7 @@ def _choose_basis_size(
             contract = f"be at least {least} for k={k}, block_size={plan.block_size}"
             raise ValueError(message("basis_size", contract, chosen))
         return min(chosen, n), []
-    chosen = min(n, max(40, 2 * k + 20, k + 8 * plan.block_size))
+    chosen = default_basis_size(n, k, block_size=plan.block_size)
     if fits >= chosen:
         return chosen, []
     if fits < least:
@@ -277,6 +276,16 @@ def _choose_basis_size(
         f"{memory.format_bytes(room)} of memory can be taken"
     )
     return fits, [note]
+
+
+def default_basis_size(n: int, k: int, *, block_size: int = 1) -> int:
+    """Return how many vectors `eigsh` keeps before a restart, memory permitting."""
+    return min(n, max(40, 2 * k + 20, k + 8 * block_size))
+
+
+def working_vectors(n: int, k: int) -> int:
+    """Return how many vectors a run of `eigsh` holds at its peak: basis and result."""
+    return default_basis_size(n, k) + min(k, 4) + 2 * k + 4
 
 
 def orthonormal_columns(V: Tensor) -> Tensor:
