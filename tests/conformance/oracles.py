@@ -37,10 +37,10 @@ class Oracle:
         """By jacrev of grad: right on every layer, unlike jacrev of jacrev."""
         return jacrev(grad(self.objective), chunk_size=64)(self.theta)
 
-    def difference_hessian(self, step=1e-3):
-        """By central differences of the gradient, extrapolated once."""
+    def difference_products(self, V, step=1e-3):
+        """H V by central differences of the gradient, extrapolated once."""
         columns = []
-        for e in torch.eye(len(self.theta), dtype=torch.float64):
+        for e in V.T:
 
             def central(h, e=e):
                 above = self.gradient(self.theta + h * e)
