@@ -229,7 +229,8 @@ class ThickRestart:
         for e in ends(plan.which, plan.k):
             limit = edge(e, wanted)
             keys = e.key(chain.values)
-            bottom = -float(keys.max()) if e.kind == "magnitude" else float(keys.min())
+            lowest = int(keys.argmin())
+            bottom = float(keys[lowest] - chain.residuals[lowest])
             for i in torch.argsort(keys, descending=True).tolist():
                 key, residual = float(keys[i]), float(chain.residuals[i])
                 slack = plan.tol * abs(limit) + self.floor()
@@ -237,8 +238,10 @@ class ThickRestart:
                     if key <= limit + slack:
                         break
                     continue
-                seen = enough(progress.chain_steps, key, bottom, limit, self.session.n)
-                if key + residual <= limit and seen:
+                top = key + residual
+                if e.kind == "magnitude":
+                    bottom = -top
+                if enough(progress.chain_steps, top, bottom, limit, self.session.n):
                     break
                 return False
         return True

@@ -57,7 +57,9 @@ def growth(steps: int, top: float, bottom: float, edge: float) -> float:
     """Return the logarithm of the amplification of a value at ``edge``.
 
     After ``steps`` steps a Krylov space holds the Chebyshev polynomial that is at most
-    1 on ``[bottom, top]`` and ``cosh(steps acosh(x))`` at ``edge``.
+    1 on ``[bottom, top]`` and ``cosh(steps acosh(x))`` at ``edge``. The interval must
+    hold the rest of the spectrum: Ritz values with their residuals around them, since
+    a first step alone has one Ritz value and knows no width.
     """
     if edge <= top:
         return 0.0

@@ -292,7 +292,9 @@ def coarser(nodes: Tensor, weights: Tensor, num_steps: int) -> tuple[Tensor, Ten
     Lanczos on ``diag(nodes)`` from ``sqrt(weights)`` gives it back.
     """
     p = nodes.shape[0]
-    used = weights > 0.0
+    # Lighter nodes than this change no digit, but make slow denormal numbers.
+    used = weights > 1e-40
+    weights = torch.where(used, weights, 0.0)
     X = torch.where(used, nodes, 0.0)
     steps = min(num_steps, nodes.shape[1])
     Q = torch.zeros(p, steps, nodes.shape[1], dtype=torch.float64)
@@ -304,8 +306,8 @@ def coarser(nodes: Tensor, weights: Tensor, num_steps: int) -> tuple[Tensor, Ten
         W = X * Q[:, j]
         diagonal[:, j] = (W * Q[:, j]).sum(dim=1)
         for _ in range(2):
-            C = torch.einsum("psk,pk->ps", Q[:, : j + 1], W)
-            W = W - torch.einsum("ps,psk->pk", C, Q[:, : j + 1])
+            C = torch.bmm(Q[:, : j + 1], W[:, :, None])
+            W = W - torch.bmm(C.mT, Q[:, : j + 1])[:, 0]
         beta = torch.linalg.vector_norm(W, dim=1)
         beta = torch.where(beta > 1e-12 * size, beta, 0.0)
         off_diagonal[:, j] = beta

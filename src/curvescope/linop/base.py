@@ -488,7 +488,7 @@ def _resolve_index(
         raise ValueError(message("index", "have no repetition", describe(index)))
     first, last = int(chosen[0]), int(chosen[-1]) + 1
     slices: tuple[ParamSlice, ...] = ()
-    if torch.equal(chosen.long(), torch.arange(first, last)):
+    if last > first and torch.equal(chosen.long(), torch.arange(first, last)):
         slices = tuple(
             dataclasses.replace(p, start=p.start - first, stop=p.stop - first)
             for p in A.info.slices

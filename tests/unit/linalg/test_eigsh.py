@@ -103,6 +103,19 @@ def test_tenfold_eigenvalues_are_found_tenfold(dtype, block_size, seed):
     _assert_certified(matrix, result)
 
 
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("which", ["LM", "LA", "SA", "BE"])
+def test_a_matrix_of_five_plateaus_only_is_answered_right(seed, which):
+    u = torch.rand(80, generator=_generator(seed), dtype=torch.float64)
+    matrix = matrix_with_spectrum((5 * u).floor() - 1.25, dtype=torch.float32)
+
+    result = eigsh(matrix, k=12, which=which)
+
+    np.testing.assert_allclose(
+        result.eigenvalues, _wanted(matrix, 12, which), atol=1e-4
+    )
+
+
 def test_without_the_check_a_single_chain_misses_a_repeated_eigenvalue():
     diagonal = torch.cat([torch.tensor([5.0, 5.0, 3.0]), torch.full((97,), 0.1)])
     A = FunctionOperator(lambda V: diagonal[:, None] * V, 100, symmetric=True)
@@ -394,7 +407,7 @@ def test_half_precision_operators_are_iterated_in_float32():
     np.testing.assert_allclose(result.eigenvalues, [8.0, 4.0], rtol=1e-2)
 
 
-class _Killed(Exception):
+class _KilledError(Exception):
     pass
 
 
@@ -403,26 +416,28 @@ CASES = {
         torch.linspace(0, 1, 120).double() ** 3,
         {"k": 3, "which": "LA", "basis_size": 12, "tol": 1e-6},
         1,
+        13,
     ),
     "chains": (
         _outliers(120, 5.0, 5.0, 5.0, 4.0, 3.0),
         {"k": 4, "basis_size": 20},
         64,
+        5,
     ),
-    "blocks": (_outliers(120, 5.0, 5.0, 4.0, 3.0), {"k": 4, "block_size": 2}, 2),
-    "residuals": (_outliers(120, 5.0, 4.0, 3.0, 2.0, 1.0), {"k": 5}, 2),
+    "blocks": (_outliers(120, 5.0, 5.0, 4.0, 3.0), {"k": 4, "block_size": 2}, 2, 6),
+    "residuals": (_outliers(120, 5.0, 4.0, 3.0, 2.0, 1.0), {"k": 5}, 2, 3),
 }
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_a_killed_run_goes_on_to_the_same_bits_and_the_same_products(name, tmp_path):
-    spectrum, arguments, width = CASES[name]
+    spectrum, arguments, width, stride = CASES[name]
     matrix = matrix_with_spectrum(spectrum)
     done = [0, None]
 
     def product(V):
         if done[1] is not None and done[0] + V.shape[1] > done[1]:
-            raise _Killed
+            raise _KilledError
         done[0] += V.shape[1]
         return matrix @ V
 
@@ -432,10 +447,10 @@ def test_a_killed_run_goes_on_to_the_same_bits_and_the_same_products(name, tmp_p
     whole = eigsh(A, **arguments)
     assert done[0] == whole.cost.num_matvecs
 
-    for killed_after in range(1, whole.cost.num_matvecs, 5):
+    for killed_after in range(1, whole.cost.num_matvecs, stride):
         folder = tmp_path / str(killed_after)
         done[:] = [0, killed_after]
-        with pytest.raises(_Killed):
+        with pytest.raises(_KilledError):
             eigsh(A, checkpoint=Checkpoint(folder, "key", budget=np.inf), **arguments)
         done[1] = None
         resumed = eigsh(

@@ -1,0 +1,71 @@
+import numpy as np
+import pytest
+import torch
+
+from curvescope.linalg import numerical_rank
+from curvescope.linop import aslinearoperator
+from curvescope.testing.matrices import matrix_with_spectrum
+
+
+def _with_singular_values(values, rows, columns):
+    generator = torch.Generator().manual_seed(3)
+    k = len(values)
+    U = torch.linalg.qr(
+        torch.randn(rows, k, generator=generator, dtype=torch.float64)
+    ).Q
+    V = torch.linalg.qr(
+        torch.randn(columns, k, generator=generator, dtype=torch.float64)
+    ).Q
+    return (U * torch.tensor(values, dtype=torch.float64)) @ V.T
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(30, 30), (20, 50), (50, 20)])
+def test_a_clear_rank_is_certain_and_agrees_with_numpy(rows, columns):
+    matrix = _with_singular_values([5.0, 1.0, 1e-3], rows, columns)
+
+    result = numerical_rank(matrix)
+
+    assert result.rank == np.linalg.matrix_rank(matrix.numpy()) == 3
+    assert result.certain
+    assert result.gap > 1e6
+
+
+def test_a_smooth_decay_through_the_threshold_is_not_certain():
+    matrix = _with_singular_values([10.0**-i for i in range(20)], 30, 30)
+
+    assert not numerical_rank(matrix).certain
+
+
+def test_symmetric_matrices_count_negative_eigenvalues_too():
+    matrix = matrix_with_spectrum([4.0, -3.0, *[0.0] * 20])
+
+    result = numerical_rank(matrix)
+
+    assert (result.rank, result.certain) == (2, True)
+    np.testing.assert_allclose(result.singular_values[:2], [4, 3])
+
+
+def test_float32_is_promoted_with_a_note():
+    result = numerical_rank(_with_singular_values([5.0, 1.0], 20, 20).float())
+
+    assert result.rank == 2
+    assert "promoted" in result.notes[0]
+    assert result.singular_values.dtype == torch.float64
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e30])
+def test_the_scale_does_not_change_the_rank(scale):
+    assert numerical_rank(scale * _with_singular_values([5.0, 1.0], 9, 9)).rank == 2
+
+
+def test_zero_and_operators_have_ranks():
+    assert numerical_rank(torch.zeros(4, 4)).rank == 0
+    assert numerical_rank(aslinearoperator(torch.eye(5).double())).rank == 5
+    assert numerical_rank(torch.eye(5), tolerance=2.0).rank == 0
+
+
+def test_what_is_not_a_finite_matrix_is_refused():
+    with pytest.raises(ValueError, match="be a real matrix"):
+        numerical_rank(torch.ones(3))
+    with pytest.raises(ValueError, match="be finite"):
+        numerical_rank(torch.full((2, 2), torch.nan))
