@@ -14,17 +14,24 @@ import torch
 from benchmarks.registry import ROOT
 
 
-def describe(threads: int) -> dict[str, Any]:
+def describe(threads: int, clock: str) -> dict[str, Any]:
     """Return versions and hardware."""
     return {
         "cpu": _cpu(),
         "cores": os.cpu_count(),
         "memory_gib": _memory_gib(),
         "threads": threads,
+        "clock": clock,
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "torch": torch.__version__,
         "mkldnn": torch.backends.mkldnn.is_available(),
+    }
+
+
+def source() -> dict[str, Any]:
+    """Return which state of the code ran."""
+    return {
         "revision": _git("rev-parse", "--short=12", "HEAD"),
         "uncommitted_changes": bool(_git("status", "--porcelain", "--", "src")),
     }

@@ -117,7 +117,12 @@ def environment(threads: int) -> dict[str, str]:
 
 
 def start(
-    implementation: Implementation, problem: str, matrix: str, *, threads: int
+    implementation: Implementation,
+    problem: str,
+    matrix: str,
+    *,
+    threads: int,
+    clock: str,
 ) -> WorkerProcess:
     """Start one implementation's worker."""
     return WorkerProcess(
@@ -130,8 +135,10 @@ def start(
             problem,
             matrix,
             str(threads),
+            clock,
         ],
         threads=threads,
+        timeout=300.0,
     )
 
 

@@ -10,6 +10,8 @@ BEGIN, END = "<!-- benchmarks:begin -->", "<!-- benchmarks:end -->"
 MATRICES = {"hessian": "Hessian", "ggn": "GGN"}
 # A float32 product that is further off than this is not the matrix's product.
 WRONG = 1e-3
+# As many rounds as a table promises where it says nothing.
+ROUNDS = 5
 # More than this of a core in others' hands, and a table says so.
 QUIET = 0.1
 
@@ -51,20 +53,26 @@ def short(run: dict[str, Any]) -> str:
 
 def caption(run: dict[str, Any]) -> str:
     """Say what it was measured on and how disturbed."""
-    environment, settings = run["environment"], run["settings"]
-    others = environment["cores_busy_with_others"]
+    environment = run["environment"]
+    conditions = [facts["conditions"] for facts in run["problems"].values()]
+    others = [found["cores_busy_with_others"] for found in conditions]
+    threads = environment["threads"]
     text = (
         f"Measured {run['date']} on {environment['cpu']}, {environment['cores']} cores, "
-        f"{environment['threads']} threads, torch {environment['torch']}, float32: "
-        f"medians of {settings['rounds']} interleaved rounds (fewer where noted)."
+        f"{threads} thread{'s' if threads > 1 else ''}, torch {environment['torch']}, "
+        f"float32: medians of {ROUNDS} interleaved rounds unless noted."
     )
-    if others is None or others > QUIET:
-        average = environment["load_average_start"][0]
-        much = "" if others is None else f", which used {others:.1f} cores on average"
+    if environment["clock"] == "cpu":
+        text += " Times are processor time."
+    if None in others or max(others) > QUIET:
+        average = max(found["load_average_start"][0] for found in conditions)
+        much = (
+            "" if None in others else f", which kept up to {max(others):.1f} cores busy"
+        )
         text += (
-            f" **The machine was shared** with other work{much} (load average "
-            f"{average:.1f} at the start): trust the ratios, each of neighbours in "
-            "time, more than the milliseconds."
+            f" **The machine was shared** with other work{much} (load average up to "
+            f"{average:.1f}): trust the ratios, each of neighbours in time, more than "
+            "the milliseconds."
         )
     return text
 
@@ -87,7 +95,7 @@ def _facts(run: dict[str, Any], problem: str, facts: dict[str, Any]) -> str:
 
 def _table(run: dict[str, Any], problem: str, matrix: str) -> str:
     rows = _rows(run, problem, matrix)
-    widths = [k for k in run["settings"]["columns"] if any(w == k for _, w in rows)]
+    widths = sorted({k for _, k in rows})
     head = [f"{k} column{'s' if k > 1 else ''}" for k in widths]
     lines = [
         _line(MATRICES[matrix], *head, "relative error", "peak MiB", "build s"),
@@ -96,7 +104,7 @@ def _table(run: dict[str, Any], problem: str, matrix: str) -> str:
     for name in dict.fromkeys(name for name, _ in rows):
         mine = [rows[name, k] for k in widths if (name, k) in rows]
         cells = [
-            _ratio(rows[name, k], rows, k, with_error=False) + _few(rows[name, k], run)
+            _ratio(rows[name, k], rows, k, with_error=False) + _few(rows[name, k])
             if (name, k) in rows
             else "-"
             for k in widths
@@ -172,8 +180,8 @@ def _ratio(
     return f"**{text}**" if row["ratio"] == min(right) else text
 
 
-def _few(row: dict[str, Any], run: dict[str, Any]) -> str:
-    return "" if row["rounds"] >= run["settings"]["rounds"] else f" (n={row['rounds']})"
+def _few(row: dict[str, Any]) -> str:
+    return "" if row["rounds"] >= ROUNDS else f" (n={row['rounds']})"
 
 
 def _error(value: float) -> str:

@@ -26,9 +26,10 @@ AT_LEAST = 0.15
 class Worker:
     """Answers requests about one adapter on one problem."""
 
-    def __init__(self, adapter: Adapter, problem: str, matrix: str) -> None:
+    def __init__(self, adapter: Adapter, problem: str, matrix: str, clock: str) -> None:
         self._adapter = adapter
         self._matrix = matrix
+        self._clock = clock
         self._task = PROBLEMS[problem]()
         self._memory = PeakMemory()
 
@@ -72,13 +73,15 @@ class Worker:
 
     def gradient(self) -> dict[str, Any]:
         """Time one gradient."""
-        return {"seconds": seconds_of(self._task.gradient, at_least=AT_LEAST)}
+        return {"seconds": self._time(self._task.gradient)}
 
     def product(self, columns: int) -> dict[str, Any]:
         """Time one product with ``columns`` columns."""
         vectors = self._task.columns(columns)
-        seconds = seconds_of(lambda: self._adapter.product(vectors), at_least=AT_LEAST)
-        return {"seconds": seconds}
+        return {"seconds": self._time(lambda: self._adapter.product(vectors))}
+
+    def _time(self, call: Callable[[], Any]) -> float:
+        return seconds_of(call, at_least=AT_LEAST, clock=self._clock)
 
 
 def serve(worker: Worker, requests: TextIO, answer: Callable[[Any], None]) -> None:
@@ -94,7 +97,9 @@ def serve(worker: Worker, requests: TextIO, answer: Callable[[Any], None]) -> No
             answer({"error": f"{type(error).__name__}: {first}"})
 
 
-def main(module: str, factory: str, problem: str, matrix: str, threads: str) -> None:
+def main(
+    module: str, factory: str, problem: str, matrix: str, threads: str, clock: str
+) -> None:
     """Serve one implementation until stdin closes."""
     pipe = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
@@ -105,7 +110,7 @@ def main(module: str, factory: str, problem: str, matrix: str, threads: str) -> 
         pipe.write(json.dumps(message) + "\n")
         pipe.flush()
 
-    serve(Worker(adapter, problem, matrix), sys.stdin, answer)
+    serve(Worker(adapter, problem, matrix, clock), sys.stdin, answer)
 
 
 if __name__ == "__main__":

@@ -34,10 +34,8 @@ def run():
             "cores": 2,
             "threads": 2,
             "torch": "2.13.0",
-            "cores_busy_with_others": 0.0,
-            "load_average_start": [0.1, 0.1, 0.1],
+            "clock": "wall",
         },
-        "settings": {"rounds": 5, "columns": [1, 8]},
         "problems": {
             "mlp": {
                 "description": "A net",
@@ -45,6 +43,10 @@ def run():
                 "num_samples": 512,
                 "num_batches": 1,
                 "gradient_peak_bytes": 7 * 2**20,
+                "conditions": {
+                    "cores_busy_with_others": 0.0,
+                    "load_average_start": [0.1, 0.1, 0.1],
+                },
             }
         },
         "rows": [
@@ -86,13 +88,14 @@ def test_a_wrong_product_is_never_the_best_and_shows_its_error(run):
 def test_caption_confesses_a_shared_machine(run):
     assert "shared" not in report.caption(run)
 
-    run["environment"]["cores_busy_with_others"] = 1.3
-    run["environment"]["load_average_start"] = [2.4, 1.0, 1.0]
+    conditions = run["problems"]["mlp"]["conditions"]
+    conditions["cores_busy_with_others"] = 1.3
+    conditions["load_average_start"] = [2.4, 1.0, 1.0]
     text = report.caption(run)
 
     assert "The machine was shared" in text
-    assert "used 1.3 cores on average" in text
-    assert "load average 2.4" in text
+    assert "up to 1.3 cores busy" in text
+    assert "load average up to 2.4" in text
 
 
 def test_absent_and_skipped_are_listed(run):
