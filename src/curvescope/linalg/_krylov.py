@@ -17,10 +17,11 @@ import torch
 from torch import Tensor
 
 from curvescope._core.random import gaussian
+from curvescope.linalg._products import float64_gram, row_products
 from curvescope.linalg._session import Session
 
 _BREAKDOWN_EPS = 20.0
-_CHUNK = 1 << 15
+_CHUNK = 1 << 14
 
 
 @dataclass
@@ -30,15 +31,6 @@ class Ritz:
     values: Tensor
     vectors: Tensor
     residuals: Tensor
-
-
-def float64_gram(X: Tensor, Y: Tensor) -> Tensor:
-    """Return ``X Y'`` of row blocks in float64 on the CPU, without a float64 copy."""
-    total = torch.zeros(X.shape[0], Y.shape[0], dtype=torch.float64, device=X.device)
-    for start in range(0, X.shape[1], _CHUNK):
-        piece = slice(start, start + _CHUNK)
-        total += X[:, piece].double() @ Y[:, piece].double().T
-    return total.cpu()
 
 
 def rotate_rows(Q: Tensor, S: Tensor) -> None:
@@ -107,11 +99,11 @@ class KrylovSpace:
     def _project_out(self, W: Tensor, m: int) -> Tensor:
         """Make the rows of ``W`` orthogonal to the first ``m``; return coefficients."""
         Q = self.Q[:m]
-        total = Q @ W.T
-        W.addmm_(total.T, Q, alpha=-1.0)
+        total = row_products(Q, W)
+        W.addmm_(total.T.to(W.dtype), Q, alpha=-1.0)
         # Twice is enough (Parlett, The Symmetric Eigenvalue Problem, section 6.9).
-        again = Q @ W.T
-        W.addmm_(again.T, Q, alpha=-1.0)
+        again = row_products(Q, W)
+        W.addmm_(again.T.to(W.dtype), Q, alpha=-1.0)
         return total + again
 
     def _orthonormal_rows(self, W: Tensor, m: int) -> Tensor:
@@ -125,9 +117,9 @@ class KrylovSpace:
             row = W[i : i + 1]
             P = self.Q[m : m + kept]
             for _ in range(2):
-                c = P @ row.T
-                row.addmm_(c.T, P, alpha=-1.0)
-                R[:kept, i] += c[:, 0].double().cpu()
+                c = row_products(P, row)
+                row.addmm_(c.T.to(row.dtype), P, alpha=-1.0)
+                R[:kept, i] += c[:, 0].cpu()
             norm = self._norm(row)
             if norm <= self.threshold or m + kept >= self.session.n:
                 continue
@@ -203,14 +195,12 @@ class KrylovSpace:
             beta = torch.linalg.vector_norm(W, dtype=torch.float64)
             self.Q[m + 1] = W[0] / beta.clamp_min(1e-300).to(W.dtype)
             self._name_rows(m + 1, m + 2)
-            self._lagged.append(
-                (m, torch.cat([C[:, 0].double(), sizes, beta.reshape(1)]))
-            )
+            self._lagged.append((m, torch.cat([C[:, 0], sizes, beta.reshape(1)])))
             if len(self._lagged) >= self._lag or self.m >= self.size:
                 self.flush()
             return
         self.norm = max(self.norm, float(sizes.max()))
-        self._extend(m, C.double().cpu())
+        self._extend(m, C.cpu())
         self.R = torch.zeros(0, self.m, dtype=torch.float64)
         R = self._orthonormal_rows(W, self.m)
         self._set_coupling(R, w)

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from curvescope._core.checkpoint import Checkpoint
-from curvescope.linalg._krylov import KrylovSpace, Ritz, float64_gram
+from curvescope.linalg._krylov import KrylovSpace, Ritz
+from curvescope.linalg._products import float64_gram
 from curvescope.linalg._session import Session
 from curvescope.linalg._wanted import edge, ends, enough, order
 

@@ -86,8 +86,8 @@ def eigsh(
 
     Cost:
         About 2 to 4 ``k`` products where the wanted eigenvalues are isolated, plus
-        ``k`` for the residuals, plus the check. Memory: ``basis_size + 2`` vectors,
-        plus ``k`` for the result.
+        ``k`` for the residuals, plus the check. Memory: ``basis_size + 6`` vectors,
+        plus ``2 k`` while residuals are computed, plus the products' own.
 
     Example:
         >>> eigsh(torch.diag(torch.tensor([3.0, -5.0, 1.0])), k=2).eigenvalues
@@ -254,8 +254,8 @@ def _choose_basis_size(
     least = min(n, k + 2 * max(spare, 2))
     bytes_per_vector = n * session.dtype.itemsize
     room = _MEMORY_SHARE * memory.available_memory(session.device)
-    # The result and an operator's own input and output come on top of the basis.
-    fits = int(room // bytes_per_vector) - k - spare - 4 * plan.block_size
+    # The residuals of all pairs at once, or the result, come on top of the basis.
+    fits = int(room // bytes_per_vector) - 2 * k - spare - 4 * plan.block_size
     if basis_size is not None:
         chosen = positive_int("basis_size", basis_size)
         if chosen < least:
@@ -266,7 +266,7 @@ def _choose_basis_size(
     if fits >= chosen:
         return chosen, []
     if fits < least:
-        needed = memory.format_bytes((least + k + spare + 4) * bytes_per_vector)
+        needed = memory.format_bytes((least + 2 * k + spare + 4) * bytes_per_vector)
         there = memory.format_bytes(room)
         remedy = f"The basis needs {needed}, and {there} can be taken. Use a smaller k."
         text = message("k", "leave room for the basis in memory", k, remedy)

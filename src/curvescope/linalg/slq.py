@@ -10,6 +10,7 @@ from curvescope._core import memory
 from curvescope._core.checkpoint import Checkpoint
 from curvescope._core.checks import message, positive_int
 from curvescope._core.random import gaussian, resolve_generator
+from curvescope.linalg._products import row_products
 from curvescope.linalg._session import Session, symmetric_operator
 from curvescope.results import Result
 
@@ -205,8 +206,8 @@ class _Lockstep:
         Q = self.Q[:, : j + 1]
         total = torch.zeros(W.shape[0], j + 1, dtype=torch.float64, device=W.device)
         for _ in range(2):
-            C = torch.bmm(Q, W[:, :, None])
-            W = torch.baddbmm(W[:, None], C.mT, Q, alpha=-1.0)[:, 0]
+            C = row_products(Q, W[:, None])
+            W = torch.baddbmm(W[:, None], C.mT.to(W.dtype), Q, alpha=-1.0)[:, 0]
             total += C[:, :, 0]
         beta = torch.linalg.vector_norm(W, dim=1, dtype=torch.float64)
         self.current[:, j] = total[:, j]

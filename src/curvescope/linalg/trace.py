@@ -8,7 +8,7 @@ from torch import Tensor
 
 from curvescope._core.checks import message, one_of, positive_int
 from curvescope._core.random import gaussian, rademacher, resolve_generator
-from curvescope.linalg._krylov import float64_gram
+from curvescope.linalg._products import float64_gram, row_products
 from curvescope.linalg._session import Session, square_operator
 from curvescope.linop.convert import aslinearoperator
 from curvescope.results import Estimate, VectorEstimate
@@ -132,8 +132,7 @@ def _hutchinson(
         if Q is None:
             W = session.product(Z)
         else:
-            W = session.product(Z - Q @ (Q.T @ Z))
-            W = W - Q @ (Q.T @ W)
+            W = _without(Q, session.product(_without(Q, Z)))
         products = Z * W
         samples.append(products.sum(dim=0, dtype=torch.float64).cpu())
         squares += float(W.square().sum(dtype=torch.float64))
@@ -151,6 +150,11 @@ def _hutchinson(
     if Q is None or m < _FEW:
         variance = max(variance, theory)
     return float(sample.mean()), math.sqrt(variance / m), sample
+
+
+def _without(Q: Tensor, V: Tensor) -> Tensor:
+    """Return ``(I - Q Q') V``."""
+    return V - Q @ row_products(Q.T, V.T).to(V.dtype)
 
 
 def _hutch_plus(session: Session, m: int, generator: torch.Generator) -> _Found:
