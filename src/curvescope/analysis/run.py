@@ -329,6 +329,7 @@ class _Run:
         return asked, sorted({*asked, *curve.tolist()})
 
     def _layers(self) -> Result:
+        self.operator.release()  # the layers keep graphs of their own
         return layer_curvature(
             self.problem,
             num_probes=self.settings.num_probes,

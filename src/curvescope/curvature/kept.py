@@ -1,5 +1,6 @@
 """Graphs kept from product to product, as many batches as the memory plan allows."""
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,15 +10,16 @@ import torch
 from torch import Tensor
 
 from curvescope._core.checks import message
-from curvescope._core.errors import ChangedDuringComputationError
-from curvescope._core.memory import format_bytes
+from curvescope._core.errors import AccuracyWarning, ChangedDuringComputationError
+from curvescope._core.memory import available_memory, format_bytes
 from curvescope.autodiff.folding import FoldedEvaluation
-from curvescope.autodiff.graphs import once_differentiable
+from curvescope.autodiff.graphs import custom_functions, once_differentiable
 from curvescope.autodiff.layout import Layout
 from curvescope.problem import Problem
 from curvescope.problem.batches import Batch
 
 # Columns at once pay while a pass's temporaries stay near the caches (measured).
+_SHARE_OF_FREE = 0.7
 _WORKING_SET = 64 * 2**20
 MOST_COLUMNS = 32
 
@@ -146,10 +148,14 @@ class KeptGraphs:
         """Drop all graphs if anything changed since they were built."""
         fingerprint = self._problem.refresh()
         if fingerprint != self._fingerprint:
-            self._graphs.clear()
-            self._held = 0.0
+            self.release()
             self._fingerprint = fingerprint
         return fingerprint
+
+    def release(self) -> None:
+        """Drop all graphs; the next product builds them anew."""
+        self._graphs.clear()
+        self._held = 0.0
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -186,7 +192,11 @@ class KeptGraphs:
             if once_differentiable(graph.gradients):
                 text = "a layer marked `once_differentiable` has no second derivative"
                 raise RuntimeError(text)
-            self._budget = problem.memory_limit - problem.kept_data_bytes
+            _warn_of_custom_functions(graph.gradients)
+            # Other operators' graphs may have taken some of what the problem allows.
+            free = int(_SHARE_OF_FREE * available_memory(problem.device))
+            allowed = problem.memory_limit - problem.kept_data_bytes
+            self._budget = min(allowed, free)
             self.bytes_per_sample = counter.total / max(batch.num_samples, 1)
         else:
             graph = self._attempt(batch)
@@ -217,6 +227,18 @@ class KeptGraphs:
 
 def _finite(tensors: Sequence[Tensor]) -> bool:
     return all(bool(torch.isfinite(t).all()) for t in tensors)
+
+
+def _warn_of_custom_functions(gradients: Sequence[Tensor]) -> None:
+    """Say that a backward pass written by the user is taken at its word."""
+    names = custom_functions(gradients)
+    if names:
+        text = (
+            f"the model has custom autograd functions ({', '.join(names)}): if their "
+            "backward passes leave torch or detach, second derivatives are wrong. "
+            "Verify with `curvescope.testing.check_against_central_differences`."
+        )
+        warnings.warn(text, AccuracyWarning, stacklevel=2)
 
 
 def _not_differentiable(error: BaseException) -> Exception:

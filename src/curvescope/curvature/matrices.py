@@ -78,6 +78,11 @@ class CurvatureOperator(SymmetricOperator):
         return self._graphs.refresh()
 
     @final
+    def release(self) -> None:
+        """Free the kept graphs; the next product builds them anew."""
+        self._graphs.release()
+
+    @final
     def memory_plan(self) -> MemoryPlan:
         """Say what will be kept between products; builds one batch's graph to measure."""
         return self._graphs.plan()

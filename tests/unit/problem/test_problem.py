@@ -9,6 +9,7 @@ from torch import nn
 from torch.autograd.function import once_differentiable
 
 import curvescope.losses as losses
+from curvescope._core.errors import AccuracyWarning
 from curvescope.curvature import GGN, Hessian, Jacobian
 from curvescope.problem import Problem
 
@@ -362,10 +363,13 @@ class Applies(nn.Module):
         return self.function(self.head(x))
 
 
-def test_custom_functions_are_differentiated_twice():
+def test_custom_functions_are_differentiated_twice_and_named_in_a_warning():
     plain = dense(Applies(lambda x: x * x))
 
-    torch.testing.assert_close(dense(Applies(Squares.apply)), plain)
+    with pytest.warns(AccuracyWarning, match=r"custom autograd functions \(Squares\)"):
+        custom = dense(Applies(Squares.apply))
+
+    torch.testing.assert_close(custom, plain)
 
 
 @pytest.mark.parametrize("kind", [Hessian, GGN, Jacobian])
