@@ -135,6 +135,7 @@ def reference(net, names):
     return torch.stack([torch.cat([r.reshape(-1) for r in row]) for row in rows])
 
 
+@pytest.mark.filterwarnings("ignore:the model has custom autograd functions")
 @pytest.mark.parametrize("params", [None, "head.*", ["gain", "head.*"]], ids=str)
 @pytest.mark.parametrize("what", BETWEEN)
 def test_folding_changes_no_number_whatever_lies_between(what, params):
