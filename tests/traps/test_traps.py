@@ -114,6 +114,7 @@ def test_an_error_in_any_forward_pass_leaves_no_trace(breaks_at):
     traps.t13_side_effects.check(ours.every_operator, breaks_at=(breaks_at,))
 
 
+@pytest.mark.filterwarnings("ignore:the model has custom autograd functions")
 def test_an_error_in_a_backward_pass_leaves_no_trace():
     class Once(torch.autograd.Function):
         @staticmethod
