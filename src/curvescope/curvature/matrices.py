@@ -93,9 +93,11 @@ class CurvatureOperator(SymmetricOperator):
         with self._graphs.running():
             columns = V.T.contiguous()
             tangents = layout.split(columns)
-            total = torch.zeros_like(columns)
+            total: Tensor | None = None
             for graph in self._graphs:
-                total += layout.join(self._multiply(graph, tangents))
+                part = layout.join(self._multiply(graph, tangents))
+                total = part if total is None else total.add_(part)
+            assert total is not None
             total *= self.problem.scale
         if self._shift:
             total += self._shift * columns
