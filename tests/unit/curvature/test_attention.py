@@ -17,7 +17,6 @@ def problem(attention):
         "cross_entropy",
         (text[:, :-1], text[:, 1:]),
         dtype=torch.float64,
-        **options,
     )
 
 
