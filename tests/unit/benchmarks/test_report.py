@@ -20,6 +20,7 @@ def row(name, columns, ratio, error=1e-7, **more):
         "first_product_seconds": 0.5,
         "rounds": 5,
         "ratio": ratio,
+        "ratio_min": ratio - 0.1,
         "seconds_gradient": 0.004,
         **more,
     }
@@ -83,6 +84,16 @@ def test_a_wrong_product_is_never_the_best_and_shows_its_error(run):
     assert cells(text, "Cheat")[1:4] == ["0.50", "-", "**3.1e+01**"]
     assert cells(short, "Cheat") == ["Cheat", "0.50 (error 3e+01)"]
     assert cells(short, "Ours") == ["Ours", "**1.50**"]
+
+
+def test_those_that_the_rounds_do_not_tell_apart_are_all_bold(run):
+    run["rows"].append(row("Even", 1, 1.55))
+
+    short = report.short(run)
+
+    assert cells(short, "Ours")[1] == "**1.50**"
+    assert cells(short, "Even")[1] == "**1.55**"
+    assert cells(short, "Peer")[1] == "2.00"
 
 
 def test_caption_confesses_a_shared_machine(run):
