@@ -1,5 +1,6 @@
 """The whole analysis: every part a result, each saved when done, resumable."""
 
+import contextlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -258,6 +259,8 @@ class _Run:
         checkpoint = self._checkpoint(name)
         if checkpoint is not None:
             checkpoint.clear()
+            with contextlib.suppress(OSError):  # other parts may still need the folder
+                checkpoint.folder.parent.rmdir()
 
     def _checkpoint(self, part: str) -> Checkpoint | None:
         if self.folder is None:

@@ -19,6 +19,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from curvescope._core.checks import describe, message
 from curvescope.autodiff.folding import FoldedEvaluation
+from curvescope.autodiff.repairs import RepairedFunctions
 
 
 @contextmanager
@@ -94,12 +95,13 @@ class Network:
         """Return the model's outputs for one batch of inputs, inside `running`."""
         args, kwargs = call_arguments(inputs)
         state = {**parameters, **{name: b.clone() for name, b in buffers.items()}}
-        if folding is None:
-            output = torch.func.functional_call(self.model, state, args, kwargs)
-            return extract_output(output)
-        with folding:
-            output = torch.func.functional_call(self.model, state, args, kwargs)
-        return extract_output(folding.compute(output))
+        with RepairedFunctions():
+            if folding is None:
+                output = torch.func.functional_call(self.model, state, args, kwargs)
+                return extract_output(output)
+            with folding:
+                output = torch.func.functional_call(self.model, state, args, kwargs)
+            return extract_output(folding.compute(output))
 
 
 def unwrapped(model: nn.Module) -> nn.Module:

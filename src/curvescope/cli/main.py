@@ -99,7 +99,12 @@ def parse(words: Sequence[str]) -> Command:
     """
     import tyro
 
-    return tyro.cli(Command, args=words, prog="curvescope", description=__doc__)
+    return tyro.cli(
+        Command,
+        args=words,
+        prog="curvescope",
+        description="Trustworthy curvature analysis of PyTorch models.",
+    )
 
 
 def _dispatch(command: Command, words: list[str]) -> None:
@@ -120,8 +125,10 @@ def _compute(command: Computing, words: list[str], out: Console) -> None:
     options = command.problem
     folder = options.out or runs.default_folder(name, options.model, options.data)
     config = runs.configuration(name, command)
-    done = runs.open_folder(folder, config)
+    runs.open_folder(folder, config)
     built = build_problem(options)
+    config["problem"] = built.problem.refresh()
+    done = runs.open_folder(folder, config)
     for check, text in built.checks.items():
         out.print(f"{check}: {text}", markup=False)
     arguments = _arguments(command)

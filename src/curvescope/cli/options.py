@@ -12,7 +12,7 @@ from tyro.conf import OmitArgPrefixes, Positional
 class ProblemOptions:
     """What the matrix is of."""
 
-    model: Positional[str]
+    model: Annotated[Positional[str], tyro.conf.arg(metavar="MODEL")]
     """package.module:callable, file.py:callable, timm:name, hf:path, or built in: mlp,
     lenet, resnet20, resnet32, resnet44, resnet56, resnet18, char-gpt."""
     data: str

@@ -32,6 +32,9 @@ def _plain(value: Any) -> Any:
 def open_folder(path: Path, config: dict[str, Any]) -> bool:
     """Check that a folder is new or of this configuration; return whether it is done.
 
+    The fingerprint of weights, data and code (``problem``) is compared where both sides
+    have one: it is not known before they are loaded.
+
     Raises:
         ValueError: If it holds something else. Nothing is written here.
     """
@@ -47,7 +50,21 @@ def open_folder(path: Path, config: dict[str, Any]) -> bool:
             )
         return False
     saved = files.read_json(saved_path)
-    changed = [k for k in sorted({*saved, *config}) if saved.get(k) != config.get(k)]
+    if saved.get("command") != config["command"]:
+        got = f"{saved.get('command')} there, {config['command']} now"
+        remedy = "Choose another folder with `--out`."
+        text = message(
+            "--out", f"be a folder of the same command ({path})", got, remedy
+        )
+        raise ValueError(text)
+    names = {*saved, *config} - ({"problem"} if "problem" not in config else set())
+    changed = [k for k in sorted(names) if saved.get(k) != config.get(k)]
+    if changed == ["problem"]:
+        got = "other weights, data or code under the same names"
+        remedy = "Choose another folder with `--out`."
+        raise ValueError(
+            message("--out", f"be a run of the same problem ({path})", got, remedy)
+        )
     if changed:
         got = ", ".join(
             f"{k}: {saved.get(k)!r} there, {config.get(k)!r} now" for k in changed

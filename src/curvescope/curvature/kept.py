@@ -18,9 +18,11 @@ from curvescope.autodiff.layout import Layout
 from curvescope.problem import Problem
 from curvescope.problem.batches import Batch
 
-# Columns at once pay while a pass's temporaries stay near the caches (measured).
+# Columns at once pay while a pass's temporaries stay near the caches; for the whole
+# second derivative, only where calls cost more than arithmetic (both measured).
 _SHARE_OF_FREE = 0.7
 _WORKING_SET = 64 * 2**20
+_SMALL_GRAPH = 2 * 2**20
 MOST_COLUMNS = 32
 
 # Builds a batch's graph: (outputs, targets, leaves, batch index) -> graph.
@@ -137,6 +139,8 @@ class KeptGraphs:
     def columns(self) -> int:
         """Columns to multiply at once: few enough that temporaries stay small."""
         largest = self.bytes_per_sample * max(self._problem.batch_sizes)
+        if self._second_order and largest > _SMALL_GRAPH:
+            return 1
         return max(1, min(MOST_COLUMNS, int(_WORKING_SET // max(largest, 1.0))))
 
     @property

@@ -5,6 +5,7 @@ parameters' dtype and order. Cost of one product in forward passes' work over th
 data, graphs kept: Hessian and functional Hessian 6, the others 4 (a gradient: 3).
 """
 
+import warnings
 from abc import abstractmethod
 from typing import Any, final
 
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from curvescope._core.checks import message, positive_int
+from curvescope._core.errors import AccuracyWarning
 from curvescope._core.random import DEFAULT_SEED
 from curvescope.autodiff.graphs import (
     BatchGraph,
@@ -213,6 +215,13 @@ class GGN(CurvatureOperator):
             second_order=False,
             regularised=True,
         )
+        if problem.loss.linear_in_outputs:
+            text = (
+                f"the GGN vanishes: {problem.loss.name} is linear in the model's outputs. "
+                "End the model in logits and use cross_entropy to have G + F = H with "
+                "both parts."
+            )
+            warnings.warn(text, AccuracyWarning, stacklevel=2)
 
     def _like(self, problem: Problem) -> "GGN":
         return GGN(problem)

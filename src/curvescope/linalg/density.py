@@ -20,6 +20,10 @@ from curvescope.results import Provenance, SpectralDensity
 
 _GRID_POINTS = 512
 _MARGIN = 4.0
+_COMB_FREE = (
+    0.6  # Gaussians this wide, in units of their spacing, leave 0.2 % of ripple
+)
+_LOUD = 0.1
 
 
 def spectral_density(
@@ -123,11 +127,17 @@ def density_from_nodes(
     one_of("axis", axis, ("linear", "signed-log"))
     if linear_threshold is None:
         linear_threshold = _linear_threshold(nodes, weights)
+        if not exact:  # below the nodes' spacing there is nothing to see on a log axis
+            linear_threshold = max(linear_threshold, _spacing(nodes, weights, 0.5))
     threshold = real("linear_threshold", linear_threshold, minimum=0.0, strict=True)
     u = _coordinate(nodes, axis, threshold)
     low, high = _range(u, weights)
     if width is None:
         width = _default_width(low, high, nodes.shape[1])
+        if axis == "signed-log" and not exact:
+            # Equal steps of this axis are unequal ones of the spectrum: where the
+            # nodes lie further apart than the kernel is wide, they show as a comb.
+            width = max(width, _COMB_FREE * _spacing(u, weights, 0.9))
     width = real("width", width, minimum=0.0, strict=True)
     if grid is None:
         margin = _MARGIN * width
@@ -145,11 +155,18 @@ def density_from_nodes(
         v = _coordinate(v, axis, threshold)
         before, _ = _smooth(v, weights_before, x, width, source.dimension, exact=exact)
         change = float((density - before).abs().max())
+    notes = source.notes
+    if change > _LOUD * float(density.max()):
+        text = (
+            f"the last steps still changed the density by {change:.2g}, of a maximum of "
+            f"{float(density.max()):.2g}: use more steps or a wider kernel"
+        )
+        notes = (*notes, text)
     return SpectralDensity(
         of=source.of,
         cost=source.cost,
         settings=source.settings,
-        notes=source.notes,
+        notes=notes,
         nodes=nodes,
         weights=weights,
         grid=grid,
@@ -264,6 +281,30 @@ def _default_width(low: float, high: float, steps: int) -> float:
         return (high - low) / max(steps, 10)
     # Only the zero matrix has no scale at all.
     return 0.01 * size or 1.0
+
+
+def _spacing(u: Tensor, weights: Tensor, share: float) -> float:
+    """Return the gap between neighbouring nodes that ``share`` of the mass stays below.
+
+    A gap weighs what the lighter of its two nodes does, so that outliers, and a spike
+    of equal eigenvalues, count little. Probes whose Krylov space ended early have
+    exact nodes, whose gaps say nothing about resolution.
+    """
+    gaps, shares = [], []
+    for row, mass in zip(u, weights, strict=True):
+        used = mass > 0.0
+        if not bool(used.all()) or len(row) < 3:
+            continue
+        values, order = row.sort()
+        gaps.append(values.diff())
+        shares.append(torch.minimum(mass[order][1:], mass[order][:-1]))
+    if not gaps:
+        return 0.0
+    gap, mass = torch.cat(gaps), torch.cat(shares)
+    ranked = gap.argsort()
+    total = mass[ranked].cumsum(0)
+    place = int(torch.searchsorted(total, share * total[-1]).clamp_max(len(gap) - 1))
+    return float(gap[ranked[place]])
 
 
 def _linear_threshold(nodes: Tensor, weights: Tensor) -> float:

@@ -87,7 +87,7 @@ def slq(
     num_probes = positive_int("num_probes", num_probes)
     steps = min(positive_int("num_steps", num_steps), n)
     generator = resolve_generator(generator)
-    settings = {
+    settings: dict[str, Any] = {
         "num_probes": num_probes,
         "num_steps": num_steps,
         "seed": generator.initial_seed(),
@@ -101,7 +101,8 @@ def slq(
                 values[None],
                 torch.full((1, n), 1.0 / n, dtype=torch.float64),
             )
-            notes = [f"exact: {num_probes} probes would cost more than n = {n} columns"]
+            notes = []
+            settings = {"method": f"dense: all n = {n} columns"}
         else:
             run = _Lockstep(session, num_probes, steps, generator, checkpoint)
             nodes, weights = _quadratures(*run.coefficients())

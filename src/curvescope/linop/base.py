@@ -186,6 +186,8 @@ class LinearOperator(ABC):
         if V.dtype != self.dtype or V.device != self.device:
             contract = f"be {self.dtype} on {self.device}"
             raise TypeError(message("V", contract, describe(V), "Use `V.to(...)`."))
+        if V.numel() == 0:
+            return V.new_zeros((self.shape[1 if adjoint else 0], V.shape[1]))
         self.refresh()
         multiply = self._adjoint_matmat if adjoint else self._matmat
         with torch.no_grad():

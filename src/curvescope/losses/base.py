@@ -7,7 +7,7 @@ outputs and targets; it knows neither models nor parameters.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +30,7 @@ class AbstractLoss(ABC):
 
     name: str
     reduction: Reduction
+    linear_in_outputs: ClassVar[bool] = False  # then the GGN vanishes
 
     @abstractmethod
     def total(self, outputs: Tensor, targets: Any) -> Tensor:

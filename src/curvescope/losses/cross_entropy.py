@@ -1,7 +1,7 @@
 """Cross-entropy of logits, and the negative log-likelihood of log-probabilities."""
 
 from dataclasses import dataclass
-from typing import Any, final
+from typing import Any, ClassVar, final
 
 import torch
 import torch.nn.functional as F
@@ -218,6 +218,7 @@ class NLL(AbstractLoss):
     vanishes, and the functional Hessian is the whole Hessian.
     """
 
+    linear_in_outputs: ClassVar[bool] = True
     weight: Tensor | None = None
     ignore_index: int = -100
     reduction: Reduction = "mean"

@@ -103,7 +103,15 @@ def check_train_mode(model: nn.Module, num_batches: int) -> None:
 def _total(problem: _Evaluates, batch: Batch) -> tuple[float, float, Tensor]:
     _, parameters = problem.leaves()
     with torch.no_grad():
-        outputs = problem.outputs(batch, parameters)
+        try:
+            outputs = problem.outputs(batch, parameters)
+        except RuntimeError as error:
+            shapes = ", ".join(str(tuple(t.shape)) for t in batch.tensors)
+            got = f"{str(error).splitlines()[0]} on a batch of shapes {shapes}"
+            remedy = "Do model and data belong together?"
+            raise ValueError(
+                message("model", "run on the data", got, remedy)
+            ) from error
         problem.loss.check(outputs, batch.targets)
         total = problem.loss.total(outputs, batch.targets)
         if total.numel() != 1:

@@ -69,7 +69,9 @@ class _Shared:
     dtype: torch.dtype
     device: torch.device
     memory_limit: int
-    structure: str
+    structure: str = ""
+    modules: tuple[int, ...] = ()
+    loss_options: str = ""
     denominator: float = math.nan
     weights: str = ""
     parameters: dict[str, Tensor] | None = None
@@ -163,7 +165,6 @@ class Problem:
             dtype=kind,
             device=place,
             memory_limit=limit,
-            structure=repr(model),
         )
         self.weight_decay = checks.real("weight_decay", weight_decay, minimum=0.0)
         if mode == "train":
@@ -229,6 +230,8 @@ class Problem:
     @property
     def denominator(self) -> float:
         """Sum of the loss's denominators over the data."""
+        if math.isnan(self._shared.denominator):
+            self.evaluate()
         return self._shared.denominator
 
     @property
@@ -278,17 +281,30 @@ class Problem:
             shared.parameters = {n: self._placed(p) for n, p in live.items()}
             shared.buffers = {n: self._placed(b) for n, b in buffers.items()}
             shared.weights, shared.evaluation = weights, None
+        self._look_at_code()
         return combine(
             weights,
             shared.source.fingerprint(),
             shared.structure,
-            loss_fingerprint(shared.loss),
+            shared.loss_options,
             self.reduction,
             self.weight_decay,
             self.layout.names,
             None if self.layout.entries is None else checksum([self.layout.entries]),
             str(self.dtype),
         )
+
+    def _look_at_code(self) -> None:
+        """Notice modules that were exchanged, and options of the loss that were edited."""
+        shared = self._shared
+        modules = tuple(map(id, self.model.modules()))
+        if modules != shared.modules:
+            shared.modules, shared.structure = modules, repr(self.model)
+            shared.evaluation = None
+        options = loss_fingerprint(shared.loss)
+        if options != shared.loss_options:
+            shared.loss_options, shared.evaluation = options, None
+            shared.denominator = math.nan
 
     def _placed(self, tensor: Tensor) -> Tensor:
         dtype = self.dtype if tensor.is_floating_point() else tensor.dtype

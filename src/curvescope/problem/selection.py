@@ -43,7 +43,17 @@ def select(model: nn.Module, params: Any) -> Layout:
     layout = _masked(named, params) if _is_mask(params) else None
     if layout is None:
         chosen = _predicate(model, params)
-        layout = Layout.of({n: p for n, p in named.items() if chosen(n, p)})
+        # A tied parameter has several names, of which any selects it.
+        aliases: dict[int, list[str]] = {}
+        for alias, p in model.named_parameters(remove_duplicate=False):
+            aliases.setdefault(id(p), []).append(alias)
+        layout = Layout.of(
+            {
+                n: p
+                for n, p in named.items()
+                if any(chosen(a, p) for a in aliases[id(p)])
+            }
+        )
     if layout.size == 0:
         shown = ", ".join(list(named)[:8]) + (", ..." if len(named) > 8 else "")
         remedy = f"The model has {shown}."
@@ -112,7 +122,7 @@ def _predicate(model: nn.Module, params: Any) -> Callable[[str, Tensor], bool]:
     except TypeError:
         contract = "be a glob, a pattern, a predicate, a submodule or a mask"
         raise TypeError(message("params", contract, describe(params))) from None
-    names = [n for n, _ in model.named_parameters()]
+    names = [n for n, _ in model.named_parameters(remove_duplicate=False)]
     dead = [p for p in patterns if not any(_glob(n, p) for n in names)]
     if dead:
         remedy = f"The model has {', '.join(names[:8])}."

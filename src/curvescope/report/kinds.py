@@ -43,9 +43,16 @@ def _pairs_sureness(pairs: Eigenpairs) -> str:
     if total == 0:
         return "No pair was asked for."
     worst = number(float(pairs.relative_residuals.max()), digits=2)
+    beyond = float(pairs.relative_residuals[pairs.converged].max()) if done else 0.0
+    floor = ""
+    if beyond > pairs.tolerance:
+        floor = (
+            " Pairs above it reached what rounding allows in this precision; more needs "
+            "float64."
+        )
     return (
-        f"{done} of {total} pairs reached the tolerance of {pairs.tolerance:g}; the "
-        f"largest true relative residual is {worst}."
+        f"{done} of {total} pairs are converged, to a relative residual of "
+        f"{pairs.tolerance:g} or to rounding; the largest true one is {worst}.{floor}"
     )
 
 

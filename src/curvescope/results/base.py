@@ -87,9 +87,10 @@ class Cost:
         )
 
     def __str__(self) -> str:
+        passes = f" in {self.num_data_passes} passes over the data"
         return (
-            f"{self.num_matvecs} matrix products in {self.num_data_passes} passes "
-            f"over the data, {self.seconds:.3g} s"
+            f"{self.num_matvecs} matrix products"
+            f"{passes if self.num_data_passes else ''}, {self.seconds:.3g} s"
         )
 
 

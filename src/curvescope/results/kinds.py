@@ -48,7 +48,7 @@ class Eigenpairs(Result):
         done = int(self.converged.sum())
         return (
             f"{len(self.eigenvalues)} eigenpairs ({self.which}) of the {self.of.matrix}: "
-            f"{done} converged to a relative residual of {self.tolerance:g}"
+            f"{done} converged (relative residual {self.tolerance:g}, or rounding)"
         )
 
     def rows(self) -> list[dict[str, Any]]:
@@ -261,7 +261,7 @@ class EffectiveDimension(Result):
         """Return the result in one line."""
         return (
             f"effective dimension of the {self.of.matrix} ({self.method}, negative "
-            f"eigenvalues: {self.negative}; their sum -{self.negative_mass:.3g})"
+            f"eigenvalues: {self.negative}; their sum {0.0 - self.negative_mass:.3g})"
         )
 
     def rows(self) -> list[dict[str, Any]]:
@@ -273,6 +273,17 @@ class EffectiveDimension(Result):
             dict(zip(names, map(float, row), strict=True))
             for row in zip(*columns, strict=True)
         ]
+
+    def __str__(self) -> str:
+        asked = self.settings.get("z", ())
+        rows = [
+            row
+            for row in self.rows()
+            if any(math.isclose(row["z"], z, rel_tol=1e-9) for z in asked)
+        ]
+        # Without places that were asked for, the whole curve is the answer.
+        table = rows or self.rows()
+        return format_table(self.headline(), table, self.notes, str(self.cost))
 
 
 @dataclass(frozen=True, kw_only=True)

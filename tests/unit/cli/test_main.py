@@ -235,3 +235,26 @@ def test_wrong_z_is_refused_before_anything_is_computed(out, capsys):
     assert run("effdim", *TOY, "--z", -1, "--out", out) == 2
 
     assert "`z` must be above 0" in capsys.readouterr().err
+
+
+def test_weights_that_changed_under_the_same_name_are_refused(out, tmp_path, capsys):
+    path = tmp_path / "w.safetensors"
+    net = models.build("mlp", hidden=[3])
+    save_file(net.state_dict(), path)
+    command = ("spectrum", *TOY, "--weights", path, "--k", 2, "--out", out)
+    run(*command)
+    page = (out / "report.html").read_bytes()
+    save_file({n: t * 0.5 for n, t in net.state_dict().items()}, path)
+
+    assert run(*command) == 2
+
+    assert "other weights, data or code" in capsys.readouterr().err
+    assert (out / "report.html").read_bytes() == page
+
+
+def test_folder_of_another_command_is_refused_in_one_line(out, capsys):
+    run("spectrum", *TOY, "--k", 2, "--out", out)
+
+    assert run("density", *TOY, *FEW, "--out", out) == 2
+
+    assert "got spectrum there, density now" in capsys.readouterr().err

@@ -105,6 +105,7 @@ def test_monte_carlo_draws_are_the_seed_s(problem):
         of(1, 0)
 
 
+@pytest.mark.filterwarnings("ignore:the model has custom autograd functions")
 def test_layers_without_a_batching_rule_go_column_by_column():
     class NoRule(torch.autograd.Function):
         @staticmethod
