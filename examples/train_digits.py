@@ -17,7 +17,9 @@ from torch.nn.functional import cross_entropy
 from curvescope import models
 from curvescope.data import load
 
-path = Path(sys.argv[1] if len(sys.argv) > 1 else "runs/examples/digits_mlp.safetensors")
+path = Path(
+    sys.argv[1] if len(sys.argv) > 1 else "runs/examples/digits_mlp.safetensors"
+)
 images, labels = load("digits").tensors()
 model = models.build("mlp", generator=torch.Generator().manual_seed(0))
 

@@ -22,6 +22,8 @@ from curvescope.testing.operators import (
     check_operator,
 )
 
+pytestmark = pytest.mark.filterwarnings("ignore:the GGN vanishes")
+
 NO_LIKELIHOOD = {"mlp-logcosh", "mlp-poisson", "mlp-callable"}
 NORMS = {"norms", "encoder-padded", "causal-lm", "cnn", "cnn-awkward"}
 TOLERANCE = 1e-10

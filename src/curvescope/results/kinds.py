@@ -254,7 +254,8 @@ class EffectiveDimension(Result):
         half = student_t_quantile(0.5 + level / 2, self.degrees_of_freedom)
         half_width = half * self.standard_errors
         if self.quadrature_errors is not None:
-            half_width = half_width + self.quadrature_errors
+            # Independent of each other: one is of the probes, one of the steps.
+            half_width = torch.hypot(half_width, self.quadrature_errors)
         return (self.values - half_width).clamp_min(0.0), self.values + half_width
 
     def headline(self) -> str:

@@ -1,9 +1,11 @@
 """What changes between two calls, and is neither a parameter nor a buffer."""
 
+import pytest
 import torch
 from torch import nn
 
-from curvescope.curvature import Hessian
+from curvescope._core.errors import AccuracyWarning
+from curvescope.curvature import GGN, Hessian
 from curvescope.problem import Problem
 
 X = torch.randn(12, 4, generator=torch.Generator().manual_seed(0)).double()
@@ -40,3 +42,13 @@ def test_an_exchanged_module_is_noticed():
 
     fresh = Hessian(Problem(model, "cross_entropy", (X, Y)))
     torch.testing.assert_close(H.to_dense(), fresh.to_dense())
+
+
+def test_a_loss_that_is_linear_in_the_outputs_warns_that_its_ggn_vanishes():
+    model = nn.Sequential(net(), nn.LogSoftmax(1))
+    problem = Problem(model, "nll", (X, Y))
+
+    with pytest.warns(AccuracyWarning, match="the GGN vanishes: nll is linear"):
+        G = GGN(problem)
+
+    assert float(G.to_dense().norm()) == 0.0

@@ -248,8 +248,9 @@ def test_a_model_that_returns_a_tuple_says_what_to_do():
         Problem(nn.LSTM(4, 3, batch_first=True).double(), "mse", (X[:, None], X))
 
 
-def test_the_model_s_own_error_comes_through():
-    with pytest.raises(RuntimeError, match="cannot be multiplied"):
+def test_the_model_s_own_error_comes_through_with_the_batch_s_shapes():
+    match = r"must run on the data; got .*cannot be multiplied.*\(10, 3\), \(10,\)"
+    with pytest.raises(ValueError, match=match):
         Problem(net(), "cross_entropy", (X[:, :3], Y))
 
 

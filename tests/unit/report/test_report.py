@@ -134,7 +134,7 @@ def test_the_page_says_what_on_what_how_sure_and_at_what_cost(run):
         "3f9a1c04be27d815",
         "Seed 7",
         "tol = 0.001",
-        "9 of 10 pairs reached the tolerance",
+        "9 of 10 pairs are converged",
         "1 of 10 pairs did not converge",
         "pointwise 95 % interval over 8 probes",
         "quadrature's 40 steps",
