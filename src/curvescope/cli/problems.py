@@ -57,10 +57,18 @@ def build_problem(options: ProblemOptions) -> Built:
         context=options.context,
     )
     arguments = parse_arguments(options.model_arg)
-    if declared is not None:
-        arguments = {**_fitting(declared.arguments, data), **arguments}
+    sizes = {} if declared is None else _fitting(declared.arguments, data)
     generator = torch.Generator().manual_seed(options.seed)
-    model = resolve_model(options.model, generator=generator, **arguments)
+    try:
+        model = resolve_model(
+            options.model, generator=generator, **{**sizes, **arguments}
+        )
+    except ValueError as error:
+        taken = {k: v for k, v in sizes.items() if k not in arguments}
+        if not any(f"`{name}`" in str(error) for name in taken):
+            raise
+        text = f"{error} The data gave {taken}; `--model-arg` overrides."
+        raise ValueError(text) from None
     if options.weights is not None:
         load_weights(model, options.weights)
     problem = Problem(

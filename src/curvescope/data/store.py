@@ -161,7 +161,7 @@ def download(name: str, md5: str, folder: Path, mirrors: Sequence[str]) -> Path:
                     )
                 return folder / name
             except (OSError, ValueError) as error:
-                failures.append(f"{url}: {error}")
+                failures.append(f"{url}: {_reason(error)}")
     finally:
         logger.setLevel(level)
         if not (folder / name).exists():
@@ -174,6 +174,16 @@ def download(name: str, md5: str, folder: Path, mirrors: Sequence[str]) -> Path:
         f"({listed}). Try again, or put it into {folder} by hand."
     )
     raise DownloadError(text)
+
+
+def _reason(error: BaseException) -> str:
+    """Return the error at the bottom of a chain, in one line."""
+    while True:
+        inner = getattr(error, "reason", None) or next(iter(error.args), None)
+        if not isinstance(inner, BaseException):
+            break
+        error = inner
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 class _Bar:
