@@ -7,7 +7,7 @@ data, graphs kept: Hessian and functional Hessian 6, the others 4 (a gradient: 3
 
 import warnings
 from abc import abstractmethod
-from typing import Any, final
+from typing import Any, ClassVar, Self, final
 
 import torch
 from torch import Tensor
@@ -36,15 +36,12 @@ class CurvatureOperator(SymmetricOperator):
         problem: What the matrix is of.
     """
 
-    def __init__(
-        self,
-        problem: Problem,
-        *,
-        name: str,
-        positive_semidefinite: bool,
-        second_order: bool,
-        regularised: bool,
-    ) -> None:
+    _name: ClassVar[str]
+    _positive_semidefinite: ClassVar[bool] = False
+    _second_order: ClassVar[bool] = False  # all of the second derivative, or a Jacobian
+    _regularised: ClassVar[bool] = False  # whether weight decay adds its identity
+
+    def __init__(self, problem: Problem) -> None:
         if not isinstance(problem, Problem):
             remedy = "Make one: `cs.Problem(model, loss, data)`."
             raise TypeError(
@@ -56,14 +53,15 @@ class CurvatureOperator(SymmetricOperator):
             dtype=problem.dtype,
             device=problem.device,
             symmetric=True,
-            positive_semidefinite=positive_semidefinite,
-            info=problem.provenance(name),
+            positive_semidefinite=self._positive_semidefinite,
+            info=problem.provenance(self._name),
             passes_per_product=1,
             block_size=MOST_COLUMNS,
         )
         self.problem = problem
-        self._shift = problem.weight_decay if regularised else 0.0
-        self._graphs = KeptGraphs(problem, self._build, second_order=second_order)
+        self._options: dict[str, Any] = {}  # of the constructor, for blocks
+        self._shift = problem.weight_decay if self._regularised else 0.0
+        self._graphs = KeptGraphs(problem, self._build, second_order=self._second_order)
         # Measured: vmapped columns pay on dense nets and lose on CPU convolutions.
         slow = problem.network.has_convolutions and problem.device.type == "cpu"
         self._vectorised = not slow
@@ -125,7 +123,7 @@ class CurvatureOperator(SymmetricOperator):
         return graph.multiply(tangents, vectorised=False)
 
     @final
-    def block(self, params: Any) -> "CurvatureOperator":
+    def block(self, params: Any) -> Self:
         """Return the diagonal block of one layer or any selection of parameters.
 
         Args:
@@ -138,11 +136,7 @@ class CurvatureOperator(SymmetricOperator):
             >>> Hessian(Problem(net, "cross_entropy", data)).block("1").shape
             (10, 10)
         """
-        return self._like(self.problem.select(params))
-
-    @abstractmethod
-    def _like(self, problem: Problem) -> "CurvatureOperator":
-        """Return the same matrix of another problem."""
+        return type(self)(self.problem.select(params), **self._options)
 
 
 @final
@@ -171,17 +165,9 @@ class Hessian(CurvatureOperator):
         Pearlmutter (1994), doi:10.1162/neco.1994.6.1.147, for the product.
     """
 
-    def __init__(self, problem: Problem) -> None:
-        super().__init__(
-            problem,
-            name="Hessian",
-            positive_semidefinite=False,
-            second_order=True,
-            regularised=True,
-        )
-
-    def _like(self, problem: Problem) -> "Hessian":
-        return Hessian(problem)
+    _name = "Hessian"
+    _second_order = True
+    _regularised = True
 
     def _build(
         self, outputs: Tensor, targets: Any, leaves: tuple[Tensor, ...], index: int
@@ -207,14 +193,11 @@ class GGN(CurvatureOperator):
         Schraudolph (2002), doi:10.1162/08997660260028683; Singh et al. (2021), Eq. (2).
     """
 
+    _name = "GGN"
+    _regularised = True
+
     def __init__(self, problem: Problem) -> None:
-        super().__init__(
-            problem,
-            name="GGN",
-            positive_semidefinite=False,
-            second_order=False,
-            regularised=True,
-        )
+        super().__init__(problem)
         if problem.loss.linear_in_outputs:
             text = (
                 f"the GGN vanishes: {problem.loss.name} is linear in the model's outputs. "
@@ -222,9 +205,6 @@ class GGN(CurvatureOperator):
                 "both parts."
             )
             warnings.warn(text, AccuracyWarning, stacklevel=2)
-
-    def _like(self, problem: Problem) -> "GGN":
-        return GGN(problem)
 
     def _build(
         self, outputs: Tensor, targets: Any, leaves: tuple[Tensor, ...], index: int
@@ -253,17 +233,8 @@ class FunctionalHessian(CurvatureOperator):
         Singh, Bachmann, Hofmann (2021), Eq. (2), arXiv:2106.16225.
     """
 
-    def __init__(self, problem: Problem) -> None:
-        super().__init__(
-            problem,
-            name="functional Hessian",
-            positive_semidefinite=False,
-            second_order=True,
-            regularised=False,
-        )
-
-    def _like(self, problem: Problem) -> "FunctionalHessian":
-        return FunctionalHessian(problem)
+    _name = "functional Hessian"
+    _second_order = True
 
     def _build(
         self, outputs: Tensor, targets: Any, leaves: tuple[Tensor, ...], index: int
@@ -290,17 +261,8 @@ class EmpiricalFisher(CurvatureOperator):
         Kunstner, Balles, Hennig (2019), arXiv:1905.12558, on what it is not.
     """
 
-    def __init__(self, problem: Problem) -> None:
-        super().__init__(
-            problem,
-            name="empirical Fisher",
-            positive_semidefinite=True,
-            second_order=False,
-            regularised=False,
-        )
-
-    def _like(self, problem: Problem) -> "EmpiricalFisher":
-        return EmpiricalFisher(problem)
+    _name = "empirical Fisher"
+    _positive_semidefinite = True
 
     def _build(
         self, outputs: Tensor, targets: Any, leaves: tuple[Tensor, ...], index: int
@@ -332,21 +294,16 @@ class MonteCarloFisher(CurvatureOperator):
         As the GGN's.
     """
 
+    _name = "Monte Carlo Fisher"
+    _positive_semidefinite = True
+
     def __init__(
         self, problem: Problem, *, num_draws: int = 1, seed: int = DEFAULT_SEED
     ) -> None:
         self.num_draws = positive_int("num_draws", num_draws)
         self.seed = seed
-        super().__init__(
-            problem,
-            name="Monte Carlo Fisher",
-            positive_semidefinite=True,
-            second_order=False,
-            regularised=False,
-        )
-
-    def _like(self, problem: Problem) -> "MonteCarloFisher":
-        return MonteCarloFisher(problem, num_draws=self.num_draws, seed=self.seed)
+        super().__init__(problem)
+        self._options = {"num_draws": num_draws, "seed": seed}
 
     def _build(
         self, outputs: Tensor, targets: Any, leaves: tuple[Tensor, ...], index: int
