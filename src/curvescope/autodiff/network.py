@@ -67,11 +67,17 @@ class Network:
         return any(isinstance(m, nn.Conv2d) for m in self.model.modules())
 
     @contextmanager
-    def running(self) -> Iterator[None]:
-        """Enter everything a forward or backward pass of the model needs."""
+    def running(self, *, forward: bool = True) -> Iterator[None]:
+        """Enter everything a pass of the model needs.
+
+        Args:
+            forward: Whether the model itself runs, and may draw random numbers; saving
+                the random streams costs as much as a small product.
+        """
         recurrent = any(isinstance(m, nn.RNNBase) for m in self.model.modules())
         with ExitStack() as stack:
-            stack.enter_context(preserved_random_state(self.device))
+            if forward:
+                stack.enter_context(preserved_random_state(self.device))
             stack.enter_context(_training_flags(self.model, train=self.train))
             stack.enter_context(sdpa_kernel(SDPBackend.MATH))
             if recurrent:  # cuDNN's RNN kernels have no second derivative

@@ -15,6 +15,7 @@ from curvescope._core.memory import available_memory, format_bytes
 from curvescope.autodiff.folding import FoldedEvaluation
 from curvescope.autodiff.graphs import custom_functions, once_differentiable
 from curvescope.autodiff.layout import Layout
+from curvescope.autodiff.network import preserved_random_state
 from curvescope.problem import Problem
 from curvescope.problem.batches import Batch
 
@@ -169,7 +170,7 @@ class KeptGraphs:
         mode after an error, as long as somebody holds the traceback.
         """
         try:
-            with self._problem.network.running(), torch.enable_grad():
+            with self._problem.network.running(forward=False), torch.enable_grad():
                 yield
         except ChangedDuringComputationError:
             raise
@@ -184,7 +185,8 @@ class KeptGraphs:
         for batch in self._problem.batches():
             graph = self._graphs.get(batch.index)
             if graph is None:
-                graph = self._build(batch)
+                with preserved_random_state(self._problem.device):
+                    graph = self._build(batch)
             yield graph
 
     def _build(self, batch: Batch) -> Any:
