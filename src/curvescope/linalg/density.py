@@ -12,6 +12,7 @@ from curvescope._core.checks import describe, message, one_of, positive_int, rea
 from curvescope.linalg.slq import (
     Quadrature,
     coarser,
+    node_spacing,
     slq,
     sphere_degrees,
     sphere_mean,
@@ -128,7 +129,7 @@ def density_from_nodes(
     if linear_threshold is None:
         linear_threshold = _linear_threshold(nodes, weights)
         if not exact:  # below the nodes' spacing there is nothing to see on a log axis
-            linear_threshold = max(linear_threshold, _spacing(nodes, weights, 0.5))
+            linear_threshold = max(linear_threshold, node_spacing(nodes, weights, 0.5))
     threshold = real("linear_threshold", linear_threshold, minimum=0.0, strict=True)
     u = _coordinate(nodes, axis, threshold)
     low, high = _range(u, weights)
@@ -137,7 +138,7 @@ def density_from_nodes(
         if axis == "signed-log" and not exact:
             # Equal steps of this axis are unequal ones of the spectrum: where the
             # nodes lie further apart than the kernel is wide, they show as a comb.
-            width = max(width, _COMB_FREE * _spacing(u, weights, 0.9))
+            width = max(width, _COMB_FREE * node_spacing(u, weights, 0.9))
     width = real("width", width, minimum=0.0, strict=True)
     if grid is None:
         margin = _MARGIN * width
@@ -281,30 +282,6 @@ def _default_width(low: float, high: float, steps: int) -> float:
         return (high - low) / max(steps, 10)
     # Only the zero matrix has no scale at all.
     return 0.01 * size or 1.0
-
-
-def _spacing(u: Tensor, weights: Tensor, share: float) -> float:
-    """Return the gap between neighbouring nodes that ``share`` of the mass stays below.
-
-    A gap weighs what the lighter of its two nodes does, so that outliers, and a spike
-    of equal eigenvalues, count little. Probes whose Krylov space ended early have
-    exact nodes, whose gaps say nothing about resolution.
-    """
-    gaps, shares = [], []
-    for row, mass in zip(u, weights, strict=True):
-        used = mass > 0.0
-        if not bool(used.all()) or len(row) < 3:
-            continue
-        values, order = row.sort()
-        gaps.append(values.diff())
-        shares.append(torch.minimum(mass[order][1:], mass[order][:-1]))
-    if not gaps:
-        return 0.0
-    gap, mass = torch.cat(gaps), torch.cat(shares)
-    ranked = gap.argsort()
-    total = mass[ranked].cumsum(0)
-    place = int(torch.searchsorted(total, share * total[-1]).clamp_max(len(gap) - 1))
-    return float(gap[ranked[place]])
 
 
 def _linear_threshold(nodes: Tensor, weights: Tensor) -> float:
