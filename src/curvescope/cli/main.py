@@ -163,8 +163,11 @@ def _print_plan(built: Built, arguments: dict[str, Any], out: Console) -> None:
     problem = built.problem
     free = available_memory(problem.device)
     plan = MATRICES[arguments["matrix"]](problem).memory_plan()
-    vectors = peak_vectors(problem, arguments)
-    total = plan.data + plan.graph * max(plan.num_kept, 1) + vectors * plan.vector
+    # Four more for a product's parameters, input, output and gradients; and a backward
+    # pass holds about as much as the graph that it goes through.
+    vectors = peak_vectors(problem, arguments) + 4
+    graphs = plan.graph * (max(plan.num_kept, 1) + 1)
+    total = plan.data + graphs + vectors * plan.vector
     out.print(f"memory: {format_bytes(free)} free; {plan}", markup=False)
     text = f"{vectors} vectors at a time; planned: {format_bytes(total)}"
     out.print(f"memory: {text} besides the libraries and the model", markup=False)
