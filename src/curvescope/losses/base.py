@@ -56,6 +56,14 @@ class AbstractLoss(ABC):
         """
 
     @abstractmethod
+    def output_factor(self, outputs: Tensor, targets: Any) -> Tensor | None:
+        """Return R of shape ``(N, K', K)`` with ``R_n' R_n`` the output Hessian of sample n.
+
+        Taken from the formula, not from the matrix: a factor keeps the digits that a
+        square loses. ``None`` where no such formula is known; outputs are ``(N, K)``.
+        """
+
+    @abstractmethod
     def sampled_gradients(
         self, outputs: Tensor, targets: Any, *, num: int, generator: torch.Generator
     ) -> Tensor:

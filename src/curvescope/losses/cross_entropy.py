@@ -189,6 +189,19 @@ class CrossEntropy(AbstractLoss):
 
         return product
 
+    def output_factor(self, outputs: Tensor, targets: Any) -> Tensor | None:
+        """Return ``sqrt(mass) diag(sqrt p) (I - 1 p')``, whose square is the Hessian."""
+        if outputs.ndim != 2 or self.shift:
+            return None
+        logits, labels = self._rows(outputs.detach(), targets)
+        log_p = torch.log_softmax(logits, -1)
+        # 1 - p_k is summed from the others: near 1 the difference has no digits.
+        off = -log_p.exp()[:, None, :].expand(-1, logits.shape[-1], -1).clone()
+        off.diagonal(dim1=1, dim2=2).zero_()
+        centred = off + torch.diag_embed(-off.sum(-1))
+        mass = self._mass(logits, labels).sqrt()[:, None, None]
+        return mass * (0.5 * log_p).exp()[:, :, None] * centred
+
     def sampled_gradients(
         self, outputs: Tensor, targets: Any, *, num: int, generator: torch.Generator
     ) -> Tensor:
@@ -262,6 +275,10 @@ class NLL(AbstractLoss):
     def output_hessian(self, outputs: Tensor, targets: Any) -> Product:
         """Return the product with zero."""
         return torch.zeros_like
+
+    def output_factor(self, outputs: Tensor, targets: Any) -> Tensor | None:
+        """Return zeros: the loss is linear in the outputs."""
+        return None if outputs.ndim != 2 else torch.zeros_like(outputs)[:, None, :]
 
     def sampled_gradients(
         self, outputs: Tensor, targets: Any, *, num: int, generator: torch.Generator

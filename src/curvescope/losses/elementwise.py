@@ -55,6 +55,10 @@ class SquaredError(AbstractLoss):
         factor = 2.0 * self.scale
         return lambda U: factor * U
 
+    def output_factor(self, outputs: Tensor, targets: Any) -> Tensor | None:
+        """Return ``sqrt(2 scale) I`` for every sample."""
+        return torch.diag_embed(torch.full_like(outputs, math.sqrt(2.0 * self.scale)))
+
     def sampled_gradients(
         self, outputs: Tensor, targets: Any, *, num: int, generator: torch.Generator
     ) -> Tensor:
@@ -130,6 +134,16 @@ class BCEWithLogits(AbstractLoss):
         factor = self._curvature(outputs, targets)
         return lambda U: factor * U
 
+    def output_factor(self, outputs: Tensor, targets: Any) -> Tensor | None:
+        """Return the diagonal ``sqrt(w s (1 - s))``, by forms that do not cancel."""
+        p, q = torch.sigmoid(outputs.detach()), torch.sigmoid(-outputs.detach())
+        factor = p * q
+        if self.pos_weight is not None:
+            factor = factor * (1 + (self.pos_weight.to(p) - 1) * targets)
+        if self.weight is not None:
+            factor = factor * self.weight.to(p)
+        return torch.diag_embed(factor.sqrt())
+
     def sampled_gradients(
         self, outputs: Tensor, targets: Any, *, num: int, generator: torch.Generator
     ) -> Tensor:
@@ -175,11 +189,18 @@ class LogCosh(AbstractLoss):
 
     def output_hessian(self, outputs: Tensor, targets: Any) -> Product:
         """Return the product with the diagonal ``1 / cosh(f - y)^2``."""
-        d = (outputs.detach() - targets).abs()
-        # sech^2 from exp(-2 |d|), which cannot overflow.
-        e = torch.exp(-2.0 * d)
-        factor = 4.0 * e / (1.0 + e) ** 2
+        factor = self._root(outputs, targets) ** 2
         return lambda U: factor * U
+
+    def output_factor(self, outputs: Tensor, targets: Any) -> Tensor | None:
+        """Return the diagonal ``1 / cosh(f - y)``."""
+        return torch.diag_embed(self._root(outputs, targets))
+
+    @staticmethod
+    def _root(outputs: Tensor, targets: Tensor) -> Tensor:
+        # sech from exp(-|d|), which cannot overflow.
+        e = torch.exp(-(outputs.detach() - targets).abs())
+        return 2.0 * e / (1.0 + e * e)
 
     def sampled_gradients(
         self, outputs: Tensor, targets: Any, *, num: int, generator: torch.Generator

@@ -81,6 +81,10 @@ class ModuleLoss(AbstractLoss):
         """Return the product by double backward through the module."""
         return autodiff_output_hessian(self, outputs, targets)
 
+    def output_factor(self, outputs: Tensor, targets: Any) -> Tensor | None:
+        """Return ``None``: the function's formula is not known."""
+        return None
+
     def sampled_gradients(
         self, outputs: Tensor, targets: Any, *, num: int, generator: torch.Generator
     ) -> Tensor:
@@ -130,6 +134,10 @@ class _CallableLoss(AbstractLoss):
     def output_hessian(self, outputs: Tensor, targets: Any) -> Product:
         """Return the product by double backward through the function."""
         return autodiff_output_hessian(self, outputs, targets)
+
+    def output_factor(self, outputs: Tensor, targets: Any) -> Tensor | None:
+        """Return ``None``: the function's formula is not known."""
+        return None
 
     def sampled_gradients(
         self, outputs: Tensor, targets: Any, *, num: int, generator: torch.Generator

@@ -176,6 +176,27 @@ class BatchSource:
         """Number of batches of a pass."""
         return len(self.digests)
 
+    def promoted(self) -> "BatchSource":
+        """Return an unread source of the same values in float64."""
+        if self.kept is None:
+            return BatchSource(
+                self.data,
+                _rounded(self.adapter, self.dtype),
+                self.batch_size,
+                self.device,
+                torch.float64,
+                self.limit,
+            )
+        pairs = [(batch.inputs, batch.targets) for batch in self.kept]
+        return BatchSource(
+            pairs,
+            _identity,
+            self.batch_size,
+            self.device,
+            torch.float64,
+            2 * self.limit,
+        )
+
     def fingerprint(self) -> str:
         """Return a hash of all data."""
         return combine(*self.digests)
@@ -253,6 +274,25 @@ class BatchSource:
                 raise ValueError(_not_repeatable(f"batch {index} differs"))
             if index >= 1:
                 return
+
+
+def _identity(pair: tuple[Any, Any]) -> tuple[Any, Any]:
+    return pair
+
+
+def _rounded(adapter: Adapter, dtype: torch.dtype) -> Adapter:
+    """Let floating-point leaves pass through ``dtype``, as the first reading did."""
+
+    def adapt(raw: Any) -> tuple[Any, Any]:
+        def cast(leaf: Any) -> Any:
+            leaf = torch.as_tensor(leaf) if isinstance(leaf, np.ndarray) else leaf
+            real = isinstance(leaf, Tensor) and leaf.is_floating_point()
+            return leaf.to(dtype) if real else leaf
+
+        inputs, targets = adapter(raw)
+        return tree_map(cast, _plain(inputs)), tree_map(cast, _plain(targets))
+
+    return adapt
 
 
 def _not_repeatable(got: str) -> str:

@@ -8,7 +8,7 @@ called; it knows no operators and no algorithms.
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, final
 
 import torch
@@ -264,6 +264,31 @@ class Problem:
         other._shared = self._shared
         other.layout = select(self.model, params)
         other.weight_decay = self.weight_decay
+        return other
+
+    def promoted(self) -> "Problem":
+        """Return the same problem computed in float64, from the values kept here.
+
+        What was rounded to a lower precision stays rounded; float64 is returned as is.
+        """
+        if self.dtype == torch.float64:
+            return self
+        source = self._shared.source.promoted()
+        source.read()
+        other = object.__new__(Problem)
+        other._shared = replace(
+            self._shared,
+            source=source,
+            dtype=torch.float64,
+            weights="",
+            parameters=None,
+            buffers=None,
+            evaluation=None,
+            denominator=math.nan,
+        )
+        other.layout = self.layout
+        other.weight_decay = self.weight_decay
+        other.refresh()
         return other
 
     def refresh(self) -> str:

@@ -11,13 +11,20 @@ from curvescope.results.kinds import (
     Estimate,
     LayerRow,
     LayerTable,
-    RankEstimate,
     SpectralDensity,
     VectorEstimate,
 )
 from curvescope.results.quantiles import student_t_quantile
+from curvescope.results.ranks import (
+    BlockPicture,
+    RankEstimate,
+    RankReport,
+    RankSweep,
+    SpectrumComparison,
+)
 
 __all__ = [
+    "BlockPicture",
     "Cost",
     "EffectiveDimension",
     "Eigenpairs",
@@ -27,8 +34,11 @@ __all__ = [
     "ParamSlice",
     "Provenance",
     "RankEstimate",
+    "RankReport",
+    "RankSweep",
     "Result",
     "SpectralDensity",
+    "SpectrumComparison",
     "VectorEstimate",
     "load",
     "student_t_quantile",

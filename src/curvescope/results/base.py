@@ -214,7 +214,6 @@ def _unpack_result(
         values["of"] = Provenance(**of)
     if isinstance(values.get("cost"), dict):
         values["cost"] = Cost(**values["cost"])
-    row_type = getattr(kind, "ROW", None)
-    if row_type is not None:
-        values["layers"] = tuple(row_type(**row) for row in values["layers"])
+    for name, row_type in getattr(kind, "NESTED", {}).items():
+        values[name] = tuple(row_type(**row) for row in values[name])
     return kind(**values)

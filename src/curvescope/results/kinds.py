@@ -1,7 +1,8 @@
-"""The kinds of results: eigenpairs, estimates, densities, curves, ranks, layers."""
+"""The kinds of results: eigenpairs, estimates, densities, curves, layers."""
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -288,30 +289,6 @@ class EffectiveDimension(Result):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RankEstimate(Result):
-    """A numerical rank and the gap that it was read from.
-
-    Attributes:
-        rank: Number of singular values above ``tolerance``.
-        gap: Ratio of the last singular value kept to the first one dropped.
-        tolerance: Absolute threshold.
-        certain: Whether the gap is wide and no value lies near the threshold.
-        singular_values: All of them, descending.
-    """
-
-    rank: int
-    gap: float
-    tolerance: float
-    certain: bool
-    singular_values: Tensor
-
-    def headline(self) -> str:
-        """Return the result in one line."""
-        sure = "certain" if self.certain else "undetermined"
-        return f"rank {self.rank} ({sure}, gap {self.gap:.3g})"
-
-
-@dataclass(frozen=True, kw_only=True)
 class LayerRow:
     """Curvature of one layer's own diagonal block; norms are Frobenius norms.
 
@@ -337,7 +314,7 @@ class LayerRow:
 class LayerTable(Result):
     """One row a layer (a module's own parameters)."""
 
-    ROW: ClassVar[type] = LayerRow
+    NESTED: ClassVar[Mapping[str, type]] = {"layers": LayerRow}
     layers: tuple[LayerRow, ...]
     method: str
 

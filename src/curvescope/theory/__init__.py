@@ -1,0 +1,1 @@
+"""Pure arithmetic: what theory says of ranks, no array in sight."""
