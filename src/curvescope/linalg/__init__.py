@@ -8,7 +8,7 @@ from curvescope.linalg.functions import (
     logdet,
 )
 from curvescope.linalg.lanczos import LanczosDecomposition, lanczos
-from curvescope.linalg.rank import numerical_rank
+from curvescope.linalg.rank import estimate_rank, numerical_rank, rank_of_values
 from curvescope.linalg.slq import Quadrature, slq
 from curvescope.linalg.trace import diagonal, frobenius_norm, trace
 
@@ -20,11 +20,13 @@ __all__ = [
     "effective_dimension",
     "effective_dimension_from_density",
     "eigsh",
+    "estimate_rank",
     "frobenius_norm",
     "lanczos",
     "logdet",
     "merge",
     "numerical_rank",
+    "rank_of_values",
     "slq",
     "spectral_density",
     "trace",

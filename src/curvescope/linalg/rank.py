@@ -1,19 +1,22 @@
 """Numerical rank in float64, read from the gap in the singular values."""
 
 import math
+import time
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from curvescope._core.checks import describe, message, real
+from curvescope._core.checks import describe, message, positive_int, real
+from curvescope._core.random import resolve_generator
+from curvescope.linalg.slq import Quadrature, slq
 from curvescope.linop.base import LinearOperator
 from curvescope.results import Cost, Provenance, RankEstimate
 
-# A rank is certain where the values kept and dropped are this far apart, and none of
-# them lies within this factor of the threshold.
+# A rank is certain where the last value kept is this many times the threshold, and the
+# first one dropped is as many times below it.
 _CERTAIN_GAP = 1e3
-_NEAR = 10.0
 
 
 def numerical_rank(
@@ -74,22 +77,164 @@ def numerical_rank(
     if tolerance is None:
         tolerance = max(matrix.shape) * eps * largest
     tolerance = real("tolerance", tolerance, minimum=0.0)
+    return rank_of_values(values, tolerance=tolerance, of=of, cost=cost, notes=notes)
+
+
+def rank_of_values(
+    values: Tensor,
+    *,
+    tolerance: float,
+    method: str = "matrix",
+    of: Provenance | None = None,
+    cost: Cost | None = None,
+    notes: tuple[str, ...] = (),
+) -> RankEstimate:
+    """Read a rank from singular values at a given threshold.
+
+    It is certain where the last value kept is at least 1,000 times the threshold, and
+    the first one dropped at most the threshold; one kept closer to the threshold may be
+    noise, and so may the gap.
+
+    Args:
+        values: Singular values, descending, float64; zeros by structure may be absent.
+        tolerance: Absolute threshold.
+        method: What was decomposed, as in `RankEstimate`.
+        of: What the matrix is of.
+        cost: What the values cost.
+        notes: Remarks for the reader.
+
+    Returns:
+        Rank, gap and whether they leave no doubt.
+
+    Example:
+        >>> values = torch.tensor([1.0, 1e-3, 1e-15], dtype=torch.float64)
+        >>> rank_of_values(values, tolerance=1e-14).rank
+        2
+    """
     rank = int((values > tolerance).sum())
     kept = float(values[rank - 1]) if rank else 0.0
     dropped = float(values[rank]) if rank < len(values) else 0.0
     gap = kept / dropped if dropped else math.inf
-    clear = kept > _NEAR * tolerance and dropped * _NEAR <= max(tolerance, 1e-300)
+    clear = kept >= _CERTAIN_GAP * tolerance and gap >= _CERTAIN_GAP
     return RankEstimate(
-        of=of,
-        cost=cost,
+        of=of or Provenance(num_params=len(values)),
+        cost=cost or Cost(),
         settings={"tolerance": tolerance},
         notes=notes,
         rank=rank,
         gap=gap,
         tolerance=tolerance,
-        certain=rank == 0 or (gap >= _CERTAIN_GAP and (clear or not dropped)),
+        certain=clear or (rank == 0 and dropped == 0.0),
         singular_values=values,
+        method=method,
     )
+
+
+def estimate_rank(
+    A: Tensor | LinearOperator | Any,
+    *,
+    relative_tolerance: float = 1e-6,
+    num_probes: int = 8,
+    num_steps: int = 64,
+    generator: torch.Generator | None = None,
+) -> RankEstimate:
+    r"""Estimate how many eigenvalues lie above a threshold, without forming the matrix.
+
+    .. math:: \#\{i : |\lambda_i| > \tau\} \approx \frac{n}{p}
+        \sum_{j=1}^{p} \sum_{i : |\theta_{ji}| > \tau} w_{ji},
+        \qquad \tau = \texttt{relative\_tolerance} \cdot \max |\theta|
+
+    An effective rank: it depends on the threshold, and says so. The error is that of
+    the probes and the change over the last quarter of the steps; where the steps do not
+    resolve zero at all, it reaches down to the lower bound of the Chebyshev-Markov-
+    Stieltjes inequalities, which may be far.
+
+    Args:
+        A: Symmetric operator or matrix.
+        relative_tolerance: Threshold, relative to the largest magnitude.
+        num_probes: Random probes, at least 2.
+        num_steps: Lanczos steps of each.
+        generator: Source of the probes; a fresh one with a fixed seed if ``None``.
+
+    Returns:
+        The rounded estimate with its standard error; never ``certain``, unless the
+        matrix is so small that its eigenvalues were computed.
+
+    Raises:
+        ValueError: If ``A`` is not symmetric or an argument is out of range.
+
+    Cost:
+        ``1.75 * num_probes * num_steps`` products.
+
+    Example:
+        >>> estimate_rank(torch.diag(torch.tensor([2.0, 1.0, 0.0, 0.0]))).rank
+        2
+
+    References:
+        Ubaru, Saad (2016), "Fast methods for estimating the numerical rank of large
+        matrices", ICML, section 3; Szegoe (1939), section 3.41, for the inequalities.
+    """
+    tau = real("relative_tolerance", relative_tolerance, minimum=0.0, strict=True)
+    num_probes = positive_int("num_probes", num_probes, minimum=2)
+    began = time.perf_counter()
+    generator = resolve_generator(generator)
+    same_probes = torch.Generator(generator.device)
+    same_probes.set_state(generator.get_state())
+    source = slq(A, num_probes=num_probes, num_steps=num_steps, generator=generator)
+    threshold = tau * float(source.nodes.nan_to_num(0.0).abs().max())
+    if source.exact:
+        values = source.nodes[0].abs().sort(descending=True).values
+        return rank_of_values(
+            values, tolerance=threshold, of=source.of, cost=source.cost
+        )
+    fewer = max(2, (3 * source.nodes.shape[1]) // 4)
+    before = slq(A, num_probes=num_probes, num_steps=fewer, generator=same_probes)
+    counts = _counts(source, threshold)
+    rank = float(counts.mean())
+    change = rank - float(_counts(before, threshold).mean())
+    error = math.hypot(float(counts.std()) / math.sqrt(num_probes), change)
+    lowest = float(_lower_bounds(source, threshold).mean())
+    note = f"counts |lambda| > {tau:g} of the largest; at least {max(lowest, 0.0):.4g}"
+    if not bool((source.nodes.nan_to_num(math.inf).abs() <= threshold).any(1).all()):
+        error = max(error, rank - lowest)
+        note += ", since the steps do not resolve zero: take more `num_steps`"
+    cost = source.cost + before.cost
+    return RankEstimate(
+        of=source.of,
+        cost=replace(cost, seconds=time.perf_counter() - began),
+        settings={**source.settings, "relative_tolerance": tau},
+        notes=(*source.notes, note),
+        rank=round(rank),
+        gap=math.nan,
+        tolerance=threshold,
+        certain=False,
+        singular_values=torch.zeros(0, dtype=torch.float64),
+        method="quadrature",
+        standard_error=error,
+    )
+
+
+def _counts(source: Quadrature, threshold: float) -> Tensor:
+    """Return every probe's estimate of the eigenvalues above a magnitude."""
+    above = source.nodes.nan_to_num(0.0).abs() > threshold
+    return source.dimension * torch.where(above, source.weights, 0.0).sum(1)
+
+
+def _lower_bounds(source: Quadrature, threshold: float) -> Tensor:
+    """Return what each probe proves to lie above a magnitude.
+
+    The mass in [-t, t] is at most the weights of the nodes there and of the next one
+    on either side (Chebyshev, Markov, Stieltjes).
+    """
+    bounds = []
+    for nodes, weights in zip(source.nodes, source.weights, strict=True):
+        used = ~nodes.isnan()
+        nodes, weights = nodes[used], weights[used]
+        first = int(torch.searchsorted(nodes, -threshold)) - 1
+        last = int(torch.searchsorted(nodes, threshold, right=True)) + 1
+        near = weights[max(first, 0) : last].sum()
+        bounds.append(source.dimension * (weights.sum() - near))
+    return torch.stack(bounds)
 
 
 def singular_values(matrix: Tensor) -> Tensor:

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from curvescope.linalg import numerical_rank
+from curvescope.linalg import estimate_rank, numerical_rank, rank_of_values
 from curvescope.linop import aslinearoperator
 from curvescope.testing.matrices import matrix_with_spectrum
 
@@ -69,3 +69,40 @@ def test_what_is_not_a_finite_matrix_is_refused():
         numerical_rank(torch.ones(3))
     with pytest.raises(ValueError, match="be finite"):
         numerical_rank(torch.full((2, 2), torch.nan))
+
+
+def test_a_value_kept_near_the_threshold_leaves_the_rank_undetermined():
+    values = torch.tensor([1.0, 1e-2, 1e-12], dtype=torch.float64)
+
+    assert rank_of_values(values, tolerance=1e-16).certain
+    assert not rank_of_values(values, tolerance=5e-13).certain
+
+
+def test_an_estimated_rank_lies_within_three_standard_errors_of_the_count():
+    generator = torch.Generator().manual_seed(0)
+    kept = (0.5 + torch.rand(60, generator=generator)).tolist()
+    matrix = matrix_with_spectrum([*kept, *[0.0] * 140])
+
+    for seed in range(3):
+        estimate = estimate_rank(
+            matrix, num_probes=8, generator=torch.Generator().manual_seed(seed)
+        )
+
+        assert abs(estimate.rank - 60) <= 3 * estimate.standard_error + 0.5
+        assert not estimate.certain
+        assert estimate.cost.num_matvecs == 8 * 64 + 8 * 48
+
+
+def test_too_few_steps_widen_the_error_until_it_holds_the_count():
+    # A spectrum of both signs down to 1e-3: four steps put no Ritz value at zero.
+    kept = torch.logspace(-3, 0, 50).tolist() + (-torch.logspace(-3, 0, 50)).tolist()
+    matrix = matrix_with_spectrum([*kept, *[0.0] * 100])
+
+    estimate = estimate_rank(matrix, num_steps=4)
+
+    assert abs(estimate.rank - 100) <= estimate.standard_error
+    assert "do not resolve zero" in " ".join(estimate.notes)
+
+
+def test_a_small_matrix_is_counted_and_not_estimated():
+    assert estimate_rank(matrix_with_spectrum([3.0, -1.0, 0.0, 0.0])).rank == 2
