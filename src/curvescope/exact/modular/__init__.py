@@ -1,0 +1,1 @@
+"""Ranks by exact arithmetic modulo primes."""
