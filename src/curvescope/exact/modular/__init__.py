@@ -1,1 +1,20 @@
-"""Ranks by exact arithmetic modulo primes."""
+"""Ranks by exact arithmetic modulo primes: certificates, and the generic-rank oracle."""
+
+from curvescope.exact.modular.certificate import (
+    Certificate,
+    certified_ranks,
+    elimination_size,
+    uncertifiable,
+)
+from curvescope.exact.modular.elimination import rank_modulo
+from curvescope.exact.modular.field import PRIMES, PrimeField
+
+__all__ = [
+    "PRIMES",
+    "Certificate",
+    "PrimeField",
+    "certified_ranks",
+    "elimination_size",
+    "rank_modulo",
+    "uncertifiable",
+]

@@ -119,7 +119,7 @@ def _span_one_by_one(field: PrimeField, transposed: Array) -> tuple[Indices, Arr
         if not nonzero[pivot]:
             continue
         found = len(pivots)
-        row = field.product(rows[index], np.float64(field.inverse(rows[index, pivot])))
+        row = field.reduce_(rows[index] * field.inverse(rows[index, pivot]))
         rows[index] = rows[found]  # zero, or the row itself
         factors = rows[:, pivot].copy()
         factors[found : index + 1] = 0
