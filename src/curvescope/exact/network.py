@@ -57,6 +57,15 @@ class Samples:
 
 @final
 @dataclass(frozen=True, kw_only=True)
+class InputMap:
+    """New coordinates of the inputs, ``(x - shift) @ matrix``."""
+
+    shift: Tensor
+    matrix: Tensor
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
 class FeedForward:
     """``f(x) = W_L s_{L-1}( ... s_1(W_1 x + b_1) ... ) + b_L`` with its data.
 
@@ -67,11 +76,13 @@ class FeedForward:
         problem: The problem, in float64.
         layers: The affine maps, first to last.
         activations: Between them: one less than layers.
+        input_maps: What the problem's inputs go through before the first layer.
     """
 
     problem: Problem
     layers: tuple[Layer, ...]
     activations: tuple[Activation, ...]
+    input_maps: tuple[InputMap, ...] = ()
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -101,6 +112,8 @@ class FeedForward:
             for start in range(0, batch.num_samples, most):
                 part = batch.part(start, start + most)
                 inputs = part.inputs.detach().flatten(1)
+                for change in self.input_maps:
+                    inputs = (inputs - change.shift) @ change.matrix
                 with torch.no_grad():
                     outputs = self.forward(inputs)[-1]
                 with torch.enable_grad():
