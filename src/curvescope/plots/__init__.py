@@ -4,22 +4,31 @@ A plot never computes: it sees a frozen result and nothing else. It draws on fig
 its own, so that nothing of pyplot's global state is read or changed.
 """
 
-from curvescope.plots.catalog import can_plot, plot
+from curvescope.plots.block_picture import plot_block_picture
+from curvescope.plots.catalog import can_plot, figure_size, plot
 from curvescope.plots.density import plot_density
 from curvescope.plots.effective_dimension import plot_effective_dimension
 from curvescope.plots.eigenvalues import plot_eigenvalues
 from curvescope.plots.export import save_figure, to_svg
 from curvescope.plots.layers import plot_layers
+from curvescope.plots.rank_report import plot_rank_report
+from curvescope.plots.rank_sweep import plot_rank_sweep
 from curvescope.plots.singular_values import plot_singular_values
+from curvescope.plots.spectrum_comparison import plot_spectrum_comparison
 
 __all__ = [
     "can_plot",
+    "figure_size",
     "plot",
+    "plot_block_picture",
     "plot_density",
     "plot_effective_dimension",
     "plot_eigenvalues",
     "plot_layers",
+    "plot_rank_report",
+    "plot_rank_sweep",
     "plot_singular_values",
+    "plot_spectrum_comparison",
     "save_figure",
     "to_svg",
 ]

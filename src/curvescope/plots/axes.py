@@ -44,7 +44,8 @@ def plain_label(value: float) -> str:
     return text.replace("-", "\u2212")
 
 
-def _labels(ticks: list[float]) -> list[str]:
+def tick_labels(ticks: list[float]) -> list[str]:
+    """Write all ticks of an axis in one way: plainly, or as powers of ten."""
     sizes = [abs(tick) for tick in ticks if tick != 0]
     plain = all(1e-3 <= size < 1e5 for size in sizes)
     return [plain_label(tick) if plain else power_label(tick) for tick in ticks]
@@ -122,7 +123,7 @@ def signed_log_axis(
     if len(ticks) < 3:
         ticks = list(MaxNLocator(6).tick_values(low, high))
         ticks = [tick for tick in ticks if low <= tick <= high]
-    axis.set_ticks(ticks, labels=_labels(ticks))
+    axis.set_ticks(ticks, labels=tick_labels(ticks))
     axis.set_minor_locator(NullLocator())
 
 
@@ -138,7 +139,7 @@ def log_axis(
     ticks = [t for t in signed_log_ticks(low, high, low, most=most) if t > 0]
     if len(ticks) < 3:
         ticks = [t for t in MaxNLocator(6).tick_values(low, high) if low <= t <= high]
-    axis.set_ticks(ticks, labels=_labels(ticks))
+    axis.set_ticks(ticks, labels=tick_labels(ticks))
     axis.set_minor_locator(NullLocator())
 
 

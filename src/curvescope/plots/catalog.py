@@ -6,18 +6,27 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from curvescope._core.checks import message
+from curvescope.plots.block_picture import block_picture_size, plot_block_picture
 from curvescope.plots.density import plot_density
 from curvescope.plots.effective_dimension import plot_effective_dimension
 from curvescope.plots.eigenvalues import plot_eigenvalues
-from curvescope.plots.layers import plot_layers
+from curvescope.plots.layers import layer_size, plot_layers
+from curvescope.plots.rank_report import plot_rank_report, rank_report_size
+from curvescope.plots.rank_sweep import plot_rank_sweep
 from curvescope.plots.singular_values import plot_singular_values
+from curvescope.plots.spectrum_comparison import plot_spectrum_comparison
+from curvescope.plots.style import WIDE, is_narrow
 from curvescope.results import (
+    BlockPicture,
     EffectiveDimension,
     Eigenpairs,
     LayerTable,
     RankEstimate,
+    RankReport,
+    RankSweep,
     Result,
     SpectralDensity,
+    SpectrumComparison,
 )
 
 if TYPE_CHECKING:
@@ -29,7 +38,39 @@ _DRAW: dict[type[Result], Callable[..., Any]] = {
     EffectiveDimension: plot_effective_dimension,
     LayerTable: plot_layers,
     RankEstimate: plot_singular_values,
+    RankReport: plot_rank_report,
+    RankSweep: plot_rank_sweep,
+    SpectrumComparison: plot_spectrum_comparison,
+    BlockPicture: plot_block_picture,
 }
+_SIZES: dict[type[Result], Callable[[Any, float], tuple[float, float]]] = {
+    LayerTable: lambda table, width: layer_size(len(table.layers), width),
+    RankReport: lambda _, width: rank_report_size(width),
+    RankSweep: lambda _, width: _with_legend(width),
+    SpectrumComparison: lambda _, width: _with_legend(width),
+    BlockPicture: lambda picture, width: block_picture_size(
+        len(picture.pictures), width
+    ),
+}
+_NARROW_HEIGHT = 3.7
+
+
+def figure_size(result: Result, width: float) -> tuple[float, float]:
+    """Return the size at which a figure of a given width, in inches, can be read.
+
+    Example:
+        >>> from curvescope.results import Estimate
+        >>> figure_size(Estimate(quantity="trace", value=1.0, standard_error=0.0), 6.8)
+        (6.8, 3.9)
+    """
+    if type(result) in _SIZES:
+        return _SIZES[type(result)](result, width)
+    return (width, _NARROW_HEIGHT if is_narrow((width, 0.0)) else WIDE[1])
+
+
+def _with_legend(width: float) -> tuple[float, float]:
+    """Leave room for a legend below: of one column where the figure is narrow."""
+    return (width, 5.2 if is_narrow((width, 0.0)) else 4.4)
 
 
 def can_plot(result: Result) -> bool:
@@ -65,4 +106,5 @@ def plot(result: Result, **options: Any) -> Figure:
         remedy = "Its rows are in `result.rows()`."
         text = message("result", f"be one of {kinds}", type(result).__name__, remedy)
         raise TypeError(text)
-    return _DRAW[type(result)](result, **options)
+    figure: Figure = _DRAW[type(result)](result, **options)
+    return figure

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from curvescope.plots.axes import magnitude_axis
+from curvescope.plots.rank_report import describe_rank, spectrum_panel
 from curvescope.plots.style import (
     PALETTE,
     WIDE,
     array,
     house_style,
+    is_narrow,
     matrix_name,
     new_figure,
+    require_matplotlib,
     set_title,
     with_unit,
 )
@@ -31,6 +31,9 @@ def plot_singular_values(
 ) -> Figure:
     """Draw all singular values, the threshold and the rank.
 
+    Values that are exactly zero stand on the floor of the logarithmic axis. Where there
+    is a certificate, a vertical line stands after as many values as the exact rank.
+
     Args:
         result: The rank with its singular values.
         size: Width and height in inches.
@@ -45,38 +48,40 @@ def plot_singular_values(
     Example:
         >>> figure = plot_singular_values(rank)  # doctest: +SKIP
     """
+    require_matplotlib()
+    from matplotlib.ticker import MaxNLocator
+
     values = array(result.singular_values)
-    index = np.arange(1, len(values) + 1)
-    kept = index <= result.rank
     with house_style():
         figure = new_figure(size)
         axes = figure.add_subplot()
-        small = 4.5 if len(values) <= 100 else 2.5
-        groups = ((kept, "blue", "o", "kept"), (~kept, "vermilion", "s", "dropped"))
-        for chosen, color, marker, label in groups:
-            if chosen.any():
-                axes.plot(
-                    index[chosen],
-                    values[chosen],
-                    linestyle="none",
-                    marker=marker,
-                    markersize=small,
-                    color=PALETTE[color],
-                    label=f"{int(chosen.sum())} {label}",
-                )
-        magnitude_axis(axes, "y", np.append(values, result.tolerance))
-        axes.axhline(
-            result.tolerance,
-            color=PALETTE["muted"],
-            linestyle=(0, (4, 3)),
-            linewidth=1.1,
-            label=f"threshold {result.tolerance:.2g}",
-        )
-        axes.set_xlim(0.4, len(values) + 0.6)
+        spectrum_panel(axes, result, values, color="blue", edge="blue")
+        if result.certified is not None:
+            axes.axvline(
+                result.certified + 0.5,
+                color=PALETTE["purple"],
+                linewidth=1.3,
+                label=f"exact rank {result.certified}",
+                zorder=1.8,
+            )
+            axes.set_xlim(right=max(axes.get_xlim()[1], result.certified + 0.8))
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         axes.set_xlabel("index")
-        axes.set_ylabel(with_unit("singular value", result, size[1]))
-        sure = "certain" if result.certain else "undetermined"
-        default = f"Rank {result.rank} of {matrix_name(result)} ({sure})"
-        set_title(axes, title, default)
-        axes.legend(loc="best")
+        of_factor = " of the factor" if result.method == "factor" else ""
+        axes.set_ylabel(with_unit(f"singular value{of_factor}", result, size[1]))
+        rank = describe_rank(result)
+        name = "" if is_narrow(size) else f" of {matrix_name(result)}"
+        set_title(axes, title, f"{rank[:1].upper()}{rank[1:]}{name}")
+        handles, labels = axes.get_legend_handles_labels()
+        labels = [
+            {
+                "kept": f"{result.rank} kept",
+                "dropped": f"{len(values) - result.rank} dropped",
+                "threshold": f"threshold {result.tolerance:.2g}",
+            }.get(label, label)
+            for label in labels
+        ]
+        figure.legend(
+            handles, labels, loc="outside lower left", ncols=2 if is_narrow(size) else 4
+        )
     return figure

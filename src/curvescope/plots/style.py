@@ -32,6 +32,14 @@ PALETTE = {
     "vermilion": "#d55e00",
     "green": "#009e73",
     "purple": "#a0458a",
+    # The published colours of the three ranks; too light on white by themselves, so each
+    # has a dark edge (contrast above 4.5), which is what text and thin lines use.
+    "hessian": "#bc5090",
+    "hessian-edge": "#8a2f66",
+    "functional": "#ff6361",
+    "functional-edge": "#b3261e",
+    "ggn": "#ffa600",
+    "ggn-edge": "#8a5a00",
 }
 
 WIDE = (6.8, 3.9)
@@ -135,6 +143,19 @@ def set_title(axes: Axes, title: str | None, default: str) -> None:
     if text:
         # Names of models may hold a dollar sign: they are never mathematics here.
         axes.set_title(text, parse_math=False)
+
+
+def set_figure_title(figure: Figure, text: str) -> None:
+    """Put a title over a figure of several panels, in as many lines as it needs."""
+    width = int(11.0 * figure.get_figwidth())
+    figure.suptitle(
+        textwrap.fill(text, width=width),
+        parse_math=False,
+        x=0.012,
+        ha="left",
+        fontsize=11.0,
+        fontweight="bold",
+    )
 
 
 def with_unit(quantity: str, result: Result, inches: float) -> str:

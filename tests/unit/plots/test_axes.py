@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from curvescope.plots.axes import _labels, power_label, signed_log_ticks
+from curvescope.plots.axes import power_label, signed_log_ticks, tick_labels
 
 SUPERSCRIPTS = str.maketrans(
     "\u207b\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079", "-0123456789"
@@ -39,7 +39,7 @@ def test_ticks_are_few_ordered_inside_and_labelled_truly(ends, negative, fractio
     assert ticks == sorted(set(ticks))
     assert 1 <= len(ticks) <= 15
     assert all(low - slack <= tick <= high + slack for tick in ticks)
-    for tick, label in zip(ticks, _labels(ticks), strict=True):
+    for tick, label in zip(ticks, tick_labels(ticks), strict=True):
         assert math.isclose(read(label), tick, rel_tol=1e-3)
 
 
