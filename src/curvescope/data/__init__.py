@@ -1,5 +1,6 @@
 """Data sets by name, the user's own by import path, and text as characters."""
 
+from curvescope.data.downscale import downscale
 from curvescope.data.images import ImageDataset
 from curvescope.data.preprocess import Normalize, PixelStatistics, statistics
 from curvescope.data.resolve import resolve
@@ -12,6 +13,7 @@ __all__ = [
     "ImageDataset",
     "Normalize",
     "PixelStatistics",
+    "downscale",
     "fetch",
     "gaussian_mixture",
     "load",

@@ -1,7 +1,19 @@
 """Networks by name, the user's own by import path, and weights read without pickle."""
 
+from curvescope.models.initialisation import SCHEMES, initialise_
+from curvescope.models.mlp import mlp
 from curvescope.models.registry import ModelInfo, build, info, names
 from curvescope.models.resolve import resolve
 from curvescope.models.weights import load_weights
 
-__all__ = ["ModelInfo", "build", "info", "load_weights", "names", "resolve"]
+__all__ = [
+    "SCHEMES",
+    "ModelInfo",
+    "build",
+    "info",
+    "initialise_",
+    "load_weights",
+    "mlp",
+    "names",
+    "resolve",
+]

@@ -11,12 +11,14 @@ from curvescope._core.checks import message, one_of, positive_int
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "tanh": nn.Tanh,
     "relu": nn.ReLU,
+    "leaky_relu": nn.LeakyReLU,  # slope 0.01 below zero
     "gelu": nn.GELU,
     "silu": nn.SiLU,
     "elu": nn.ELU,
     "softplus": nn.Softplus,
     "sigmoid": nn.Sigmoid,
     "identity": nn.Identity,
+    "linear": nn.Identity,
 }
 
 
