@@ -1,10 +1,12 @@
-"""curvescope's own adapter."""
+"""curvescope's own adapters."""
 
+from collections.abc import Sequence
 from importlib.metadata import version as installed
 
 from torch import Tensor
 
 from benchmarks.problems import Task
+from curvescope import exact
 from curvescope.curvature import GGN, Hessian
 from curvescope.problem import Problem
 
@@ -27,3 +29,24 @@ class Curvescope:
 
 def curvescope() -> Curvescope:
     return Curvescope()
+
+
+class Assembly:
+    """The closed form of `curvescope.exact`."""
+
+    name = "curvescope"
+    blocks: tuple[int, ...] = ()
+
+    def version(self) -> str:
+        return installed("curvescope")
+
+    def build(self, task: Task, matrices: Sequence[str], block: int | None) -> None:
+        self._problem = Problem(task.model, task.loss, task.batches)
+        self._matrices = tuple(matrices)
+
+    def assemble(self) -> dict[str, Tensor]:
+        return dict(exact.matrices(self._problem, parts=self._matrices))
+
+
+def assembly() -> Assembly:
+    return Assembly()

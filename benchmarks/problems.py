@@ -6,6 +6,8 @@ Plain torch and the project's own models; nothing here computes a second derivat
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -154,6 +156,22 @@ def tiny() -> Task:
     return _task("tiny", "MLP 6-5-3, batches of 8 and 4", model, batches)
 
 
+def tanh(name: str, *widths: int, num_samples: int, bias: bool = False) -> Task:
+    """A dense tanh net whose whole matrices fit in memory; one batch."""
+    torch.manual_seed(SEED)
+    layers: list[nn.Module] = []
+    for fan_in, fan_out in pairwise(widths):
+        layers += [nn.Linear(fan_in, fan_out, bias=bias), nn.Tanh()]
+    model = nn.Sequential(*layers[:-1])
+    inputs = torch.randn(num_samples, widths[0])
+    labels = torch.randint(widths[-1], (num_samples,))
+    description = (
+        f"tanh MLP {'-'.join(map(str, widths))}, {'' if bias else 'no '}bias, "
+        f"{num_samples} samples"
+    )
+    return _task(name, description, model, [(inputs, labels)])
+
+
 PROBLEMS: dict[str, Callable[[], Task]] = {
     "mlp": mlp,
     "mlp-ragged": mlp_ragged,
@@ -164,6 +182,20 @@ PROBLEMS: dict[str, Callable[[], Task]] = {
 # What is timed, and roughly how dear it is: a problem's share of the run's time. Cheap
 # ones come first, so that what they leave goes to the dear ones.
 TIMED = {"mlp": 1.0, "mlp-ragged": 0.5, "gpt": 2.0, "resnet20": 5.0}
+
+# Whole matrices: name, widths, samples, bias.
+_TANH = (
+    ("tanh-920", (16, 20, 20, 10), 1000, False),
+    ("tanh-1050", (20, 20, 20, 10), 1000, True),
+    ("tanh-3776-few", (76, 32, 32, 10), 100, False),
+    ("tanh-3776", (76, 32, 32, 10), 1000, False),
+    ("tanh-tiny", (4, 3, 3), 9, True),
+)
+ASSEMBLED: dict[str, Callable[[], Task]] = {
+    name: partial(tanh, name, *widths, num_samples=num_samples, bias=bias)
+    for name, widths, num_samples, bias in _TANH
+}
+PROBLEMS.update(ASSEMBLED)
 
 
 def _mlp(name: str, description: str, *sizes: int) -> Task:

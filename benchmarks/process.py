@@ -108,7 +108,8 @@ class WorkerProcess:
 
 def environment(threads: int) -> dict[str, str]:
     """Return the environment of every child: same paths, same number of threads."""
-    pools = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+    # XLA's pool asks for NPROC.
+    pools = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NPROC")
     return {
         **os.environ,
         **dict.fromkeys(pools, str(threads)),
@@ -129,7 +130,7 @@ def start(
         [
             str(implementation.python),
             "-m",
-            "benchmarks.worker",
+            implementation.worker,
             implementation.module,
             implementation.factory,
             problem,
@@ -146,24 +147,28 @@ def exact_products(
     problem: str, matrix: str, columns: Sequence[int], path: Path, *, threads: int
 ) -> dict[str, Any]:
     """Write the exact products in a process of their own; return what it says."""
-    command = [
-        str(ROOT / ".venv/bin/python"),
-        "-m",
-        "benchmarks.reference",
-        problem,
-        matrix,
-        ",".join(map(str, columns)),
-        str(threads),
-        str(path),
-    ]
+    wanted = ",".join(map(str, columns))
+    arguments = [problem, matrix, wanted, str(threads), str(path)]
+    return _reference("benchmarks.reference", arguments, threads=threads)
+
+
+def exact_matrices(
+    problem: str, matrices: str, path: Path, *, threads: int
+) -> dict[str, Any]:
+    """Write the exact matrices in a process of their own; return what it says."""
+    arguments = [problem, matrices, str(threads), str(path)]
+    return _reference("benchmarks.reference_matrices", arguments, threads=threads)
+
+
+def _reference(module: str, arguments: list[str], *, threads: int) -> dict[str, Any]:
     done = subprocess.run(
-        command,
+        [str(ROOT / ".venv/bin/python"), "-m", module, *arguments],
         cwd=ROOT,
         env=environment(threads),
         capture_output=True,
         text=True,
         check=False,
-        timeout=600,
+        timeout=900,
     )
     if done.returncode:
         last = (done.stderr.strip() or "no message").splitlines()[-1]

@@ -47,6 +47,8 @@ peer curvlinops curvlinops-for-pytorch==3.0.1 'backpack-for-pytorch>=1.6' 'einop
   'einconv>=0.1' 'linear_operator>=0.6' 'opt-einsum>=3.4' 'unfoldNd>=0.2' 'tqdm>=4.66'
 peer cola cola-ml==0.0.7 cola-plum-dispatch==0.1.4 'optree>=0.13' 'tqdm>=4.66'
 peer hessian_eigenthings hessian-eigenthings==1.0.0a5 'tqdm>=4.66'
+# The one peer that brings its own arithmetic; numpy and scipy are shared like torch.
+peer jax jax==0.10.2 jaxlib==0.10.2 'ml_dtypes>=0.5' 'opt_einsum>=3.4'
 
 if ((${#absent[@]})); then
   echo "not installed, and absent from the results: ${absent[*]}" >&2

@@ -84,7 +84,7 @@ class Worker:
         return seconds_of(call, at_least=AT_LEAST, clock=self._clock)
 
 
-def serve(worker: Worker, requests: TextIO, answer: Callable[[Any], None]) -> None:
+def serve(worker: Any, requests: TextIO, answer: Callable[[Any], None]) -> None:
     """Answer until the pipe closes; a failed request is an answer too."""
     answer(worker.hello())
     for line in requests:
@@ -98,9 +98,15 @@ def serve(worker: Worker, requests: TextIO, answer: Callable[[Any], None]) -> No
 
 
 def main(
-    module: str, factory: str, problem: str, matrix: str, threads: str, clock: str
+    kind: Callable[..., Any],
+    module: str,
+    factory: str,
+    problem: str,
+    matrix: str,
+    threads: str,
+    clock: str,
 ) -> None:
-    """Serve one implementation until stdin closes."""
+    """Serve one implementation through a worker of ``kind`` until stdin closes."""
     pipe = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     torch.set_num_threads(int(threads))
@@ -110,8 +116,8 @@ def main(
         pipe.write(json.dumps(message) + "\n")
         pipe.flush()
 
-    serve(Worker(adapter, problem, matrix, clock), sys.stdin, answer)
+    serve(kind(adapter, problem, matrix, clock), sys.stdin, answer)
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main(Worker, *sys.argv[1:])
