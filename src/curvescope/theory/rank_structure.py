@@ -218,3 +218,63 @@ def ggn_block_ranks(
         tuple(left_ranks[min(i, k)] * right_ranks[max(i, k)] for k in layers)
         for i in layers
     )
+
+
+def functional_column_ceiling(
+    hidden_widths: Sequence[int],
+    *,
+    residual_rank: int,
+    left_ranks: Sequence[int],
+    right_ranks: Sequence[int],
+) -> int:
+    r"""Return a ceiling on the rank of F, a linear network without bias, any weights.
+
+    The columns of layer ``l`` span a staircase for any weights, with the rectangles
+    :math:`\operatorname{rank}(A_l^\top \Omega B_k^\top) \times \operatorname{rank} C_{lk}`
+    for ``k < l`` and likewise for ``k > l``. Their areas are added up, with the most that
+    the ranks of the factors leave for those of the products:
+
+    .. math:: \operatorname{rank}(A_l^\top \Omega B_k^\top) \le \min(a_l, s, b_k), \quad
+        \operatorname{rank} C_{lk} \le
+        \min(m_k, .., m_{l-1}, \; b_l + m_k - b_{k+1}, \; a_k + m_{l-1} - a_{l-1})
+
+    (the last two by Sylvester's inequality). At generic weights it is `functional_rank`.
+    At others it may be above the rank, as the layers' columns need not be independent:
+    in the example, a middle weight of rank 2, the rank is 68.
+
+    Status: derived.
+
+    Args:
+        hidden_widths: Widths of the hidden layers.
+        residual_rank: ``s``, the rank of the sum of ``delta_i x_i^T``.
+        left_ranks: ``a_l``, as of `staircase_ggn_rank`.
+        right_ranks: ``b_l``, as of `staircase_ggn_rank`.
+
+    Returns:
+        The ceiling.
+
+    Example:
+        >>> ranks = dict(left_ranks=[2, 4, 4], right_ranks=[12, 6, 2])
+        >>> functional_column_ceiling([6, 5], residual_rank=4, **ranks)
+        72
+    """
+    staircase_ggn_rank(left_ranks, right_ranks)
+    widths = hidden_layers(hidden_widths)
+    s = rank_argument("residual_rank", residual_rank)
+    # Layers count from 1, as in the formulas; nothing reads the entries at 0.
+    a, b = (0, *left_ranks), (0, *right_ranks)
+
+    def outer(later: int, earlier: int) -> int:
+        return min(a[later], s, b[earlier])
+
+    def between(later: int, earlier: int) -> int:
+        from_inputs = b[later] + widths[earlier - 1] - b[earlier + 1]
+        from_outputs = a[earlier] + widths[later - 2] - a[later - 1]
+        return min(between_rank(widths, later, earlier), from_inputs, from_outputs)
+
+    def column(layer: int) -> int:
+        before = [(outer(layer, k), between(layer, k)) for k in range(1, layer)]
+        after = [(between(k, layer), outer(k, layer)) for k in range(layer + 1, len(a))]
+        return staircase_area(before + after)
+
+    return sum(column(layer) for layer in range(1, len(a)))
