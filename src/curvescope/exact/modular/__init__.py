@@ -8,6 +8,7 @@ from curvescope.exact.modular.certificate import (
 )
 from curvescope.exact.modular.elimination import rank_modulo
 from curvescope.exact.modular.field import PRIMES, PrimeField
+from curvescope.exact.modular.generic import generic_ranks
 
 __all__ = [
     "PRIMES",
@@ -15,6 +16,7 @@ __all__ = [
     "PrimeField",
     "certified_ranks",
     "elimination_size",
+    "generic_ranks",
     "rank_modulo",
     "uncertifiable",
 ]

@@ -97,16 +97,14 @@ def certified_ranks(
         return None
     start = time.perf_counter()
     samples = list(net.samples(most=max(1, net.problem.num_samples)))
-    found: dict[str, list[int]] = {part: [] for part in parts}
+    found: dict[Part, list[int]] = {part: [] for part in parts}
     size = 0
     for prime in primes:
         residues = residues_of(net, samples, PrimeField(prime))
         ggn, functional = _matrices(net, residues, compress=compress)
         size = max(size, len(ggn))
         for part, ranks in found.items():
-            matrix = {"ggn": ggn, "functional": functional}.get(part)
-            matrix = ggn + functional if matrix is None else matrix
-            ranks.append(rank_modulo(matrix, prime))
+            ranks.append(rank_modulo(_part(part, ggn, functional), prime))
     return Certificate(
         ranks={part: max(ranks) for part, ranks in found.items()},
         primes=tuple(primes),
@@ -140,6 +138,16 @@ def elimination_size(net: FeedForward, *, compress: bool = True) -> int:
     samples = net.problem.num_samples
     bound = linear_size(net.widths, samples, outputs=outputs, bias=bias)
     return min(bound, net.num_params)
+
+
+def _part(part: Part, ggn: Array, functional: Array) -> Array:
+    match part:
+        case "ggn":
+            return ggn
+        case "functional":
+            return functional
+        case "hessian":
+            return ggn + functional
 
 
 def _matrices(
@@ -200,5 +208,5 @@ def _whole_layers(net: FeedForward) -> list[int] | None:
     counts = np.diff(np.searchsorted(chosen, bounds))
     if any(count not in (0, size) for count, size in zip(counts, sizes, strict=True)):
         return None
-    layers = [l for l, count in enumerate(counts) if count]
+    layers = [index for index, count in enumerate(counts) if count]
     return layers or None

@@ -11,7 +11,7 @@ import numpy as np
 from curvescope.exact.modular.field import Array, Indices, PrimeField
 
 _PANEL = 256  # columns eliminated between two updates of the whole rest
-_SMALL = 8  # columns eliminated one by one
+_SMALL = 16  # columns eliminated one by one
 
 
 def rank_modulo(matrix: Array, prime: int) -> int:
@@ -71,10 +71,12 @@ def row_basis(matrix: Array, prime: int) -> tuple[Indices, Array]:
 
 def _without_zeros(matrix: Array) -> Array:
     """Return a copy without zero rows and columns, not higher than wide."""
-    used = matrix != 0
-    kept = matrix[used.any(1)][:, used.any(0)]
+    rows, columns = matrix.any(1), matrix.any(0)
+    if not (rows.all() and columns.all()):
+        matrix = matrix[np.ix_(np.flatnonzero(rows), np.flatnonzero(columns))]
     # Panels are as high as the matrix: the lower the better.
-    return np.ascontiguousarray(kept.T if kept.shape[0] > kept.shape[1] else kept)
+    high = matrix.shape[0] > matrix.shape[1]
+    return np.array(matrix.T if high else matrix, dtype=np.float64, order="C")
 
 
 def _eliminate(field: PrimeField, rest: Array, pivots: Indices, T: Array) -> None:

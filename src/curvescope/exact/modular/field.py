@@ -69,6 +69,11 @@ class PrimeField:
             self.reduce_(total)
         return total
 
+    def kron(self, a: Array, b: Array) -> Array:
+        """Return the Kronecker product of two matrices of residues."""
+        blocks = self.product(a[:, None, :, None], b[None, :, None, :])
+        return blocks.reshape(len(a) * len(b), a.shape[1] * b.shape[1])
+
     def subtract_product_(self, c: Array, a: Array, b: Array) -> Array:
         """Replace ``c`` by ``c - a @ b``; all are matrices of residues."""
         for start in range(0, a.shape[1], MOST_TERMS):

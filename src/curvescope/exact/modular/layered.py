@@ -13,6 +13,7 @@ functional Hessian is all else, from :math:`Q_L = 0`.
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import final
 
 import numpy as np
@@ -37,7 +38,13 @@ def layered_matrices(net: ResidueNet) -> tuple[Array, Array]:
     """Return GGN and functional Hessian of all layers, ``[W | b]`` row by row."""
     field = net.field
     offsets = np.cumsum(
-        [0, *(W.shape[0] * (W.shape[1] + b) for W, b in zip(net.weights, net.biased))]
+        [
+            0,
+            *(
+                W.shape[0] * (W.shape[1] + b)
+                for W, b in zip(net.weights, net.biased, strict=True)
+            ),
+        ]
     )
     ggn, functional = np.zeros((2, offsets[-1], offsets[-1]))
     widest = max(max(W.shape) + 1 for W in net.weights)
@@ -45,13 +52,12 @@ def layered_matrices(net: ResidueNet) -> tuple[Array, Array]:
     for start in range(0, len(net.gradients), step):
         rows = slice(start, start + step)
         backward = _backward(net, rows)
-        for l in range(len(net.weights)):
-            _add_layer(net, rows, backward, l, offsets, (ggn, functional))
+        for upper in range(len(net.weights)):
+            _add_layer(net, rows, backward, upper, offsets, (ggn, functional))
     for matrix in (ggn, functional):
         field.reduce_(matrix)
-        for l in range(len(net.weights)):
-            own = slice(offsets[l], offsets[l + 1])
-            matrix[: offsets[l], own] = matrix[own, : offsets[l]].T
+        for start, stop in pairwise(offsets):
+            matrix[:start, start:stop] = matrix[start:stop, :start].T
     return ggn, functional
 
 
@@ -81,9 +87,9 @@ def _backward(net: ResidueNet, rows: slice) -> _Backward:
         ggn=[np.broadcast_to(Q, (n, outputs, outputs))],
         functional=[None],
     )
-    for l in range(len(net.weights) - 2, -1, -1):
-        W, slope = net.weights[l + 1], _part(net.slopes[l], rows)
-        bend = _part(net.bends[l], rows)
+    for index in range(len(net.weights) - 2, -1, -1):
+        W, slope = net.weights[index + 1], _part(net.slopes[index], rows)
+        bend = _part(net.bends[index], rows)
         through = field.matmul(found.gradients[0], W)
         g = through if slope is None else field.product(through, slope)
         ggn = _through_layer(field, found.ggn[0], W, slope)
@@ -112,40 +118,45 @@ def _add_layer(
     net: ResidueNet,
     rows: slice,
     backward: _Backward,
-    l: int,
+    upper: int,
     offsets: np.ndarray,
     matrices: tuple[Array, Array],
 ) -> None:
-    """Add the blocks of layer l and those below it; no entry is reduced."""
+    """Add the blocks of layer ``upper`` with itself and those before it; no entry is reduced."""
     field = net.field
     ggn, functional = matrices
-    own = slice(offsets[l], offsets[l + 1])
-    inputs = net.extended(l, rows)
+    own = slice(offsets[upper], offsets[upper + 1])
+    inputs = net.extended(upper, rows)
     E: Array | None = None
-    for k in range(l, -1, -1):
-        other = slice(offsets[k], offsets[k + 1])
-        below = net.extended(k, rows)
+    for lower in range(upper, -1, -1):
+        other = slice(offsets[lower], offsets[lower + 1])
+        below = net.extended(lower, rows)
         T = None
-        if k < l:
-            E = _to_inputs(net, rows, E, l, k)
-            T = field.matmul(net.weights[l], E)
+        if lower < upper:
+            E = _to_inputs(net, rows, E, upper, lower)
+            T = field.matmul(net.weights[upper], E)
             second = _second_term(
-                field, backward.gradients[l], below, E, bias=net.biased[l]
+                field, backward.gradients[upper], below, E, bias=net.biased[upper]
             )
             functional[own, other] += second
         pairs = field.product(inputs[:, :, None], below[:, None, :])
-        for matrix, Q in ((ggn, backward.ggn[l]), (functional, backward.functional[l])):
+        for matrix, Q in (
+            (ggn, backward.ggn[upper]),
+            (functional, backward.functional[upper]),
+        ):
             if Q is not None:
                 matrix[own, other] += _first_term(field, Q, T, pairs)
 
 
-def _to_inputs(net: ResidueNet, rows: slice, E: Array | None, l: int, k: int) -> Array:
+def _to_inputs(
+    net: ResidueNet, rows: slice, E: Array | None, upper: int, lower: int
+) -> Array:
     """Return ``E_lk`` from ``E_l,k+1``."""
-    slope = _part(net.slopes[k], rows)
+    slope = _part(net.slopes[lower], rows)
     if E is None:
-        n, width = len(net.gradients[rows]), net.weights[l].shape[1]
+        n, width = len(net.gradients[rows]), net.weights[upper].shape[1]
         return _diagonal(np.ones((n, width)) if slope is None else slope)
-    E = _times(net.field, E, net.weights[k + 1])
+    E = _times(net.field, E, net.weights[lower + 1])
     return E if slope is None else net.field.product(E, slope[:, None, :])
 
 

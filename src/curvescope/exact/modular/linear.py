@@ -63,26 +63,33 @@ def linear_matrices(
     left, gradients, curvatures = _left_maps(net)
     omega = field.matmul(gradients.T, coordinates)
     sides = {
-        l: (
-            _side(field, field.matmul(left[l], omega), left[l], compress=compress),
-            _side(field, field.matmul(right[l], omega.T), right[l], compress=compress),
+        index: (
+            _side(
+                field, field.matmul(left[index], omega), left[index], compress=compress
+            ),
+            _side(
+                field,
+                field.matmul(right[index], omega.T),
+                right[index],
+                compress=compress,
+            ),
         )
-        for l in layers
+        for index in layers
     }
     places, size = _places(sides)
     functional = np.zeros((size, size))
-    for k in layers:
-        below = np.eye(len(net.weights[k]))
-        for l in range(k + 1, layers[-1] + 1):
-            if l in sides:
-                block = _functional_block(net, sides, omega, below, (l, k))
-                rows = places[l][: sides[l][0].residual].reshape(-1)
-                columns = places[k][:, : sides[k][1].residual].reshape(-1)
+    for lower in layers:
+        below = np.eye(len(net.weights[lower]))
+        for upper in range(lower + 1, layers[-1] + 1):
+            if upper in sides:
+                block = _functional_block(net, sides, omega, below, (upper, lower))
+                rows = places[upper][: sides[upper][0].residual].reshape(-1)
+                columns = places[lower][:, : sides[lower][1].residual].reshape(-1)
                 functional[np.ix_(rows, columns)] = block
                 functional[np.ix_(columns, rows)] = block.T
-            below = field.matmul(net.weights[l], below)
+            below = field.matmul(net.weights[upper], below)
     corner, inner = _ggn_corner(field, sides, coordinates, curvatures)
-    where = [places[l][: a.all, : b.all].reshape(-1) for l, (a, b) in sides.items()]
+    where = [places[i][: a.all, : b.all].reshape(-1) for i, (a, b) in sides.items()]
     ggn = np.zeros((size, size))
     index = np.concatenate(where)
     ggn[np.ix_(index, index)] = field.matmul(field.matmul(corner, inner), corner.T)
@@ -95,15 +102,15 @@ def linear_size(
     """Return an upper bound of the size of the compressed matrices."""
     rank = min(num_samples, widths[0] + bias)
     total = 0
-    for l in range(len(widths) - 1):
-        fan_in = widths[l] + bias
+    for index in range(len(widths) - 1):
+        fan_in = widths[index] + bias
         residual = min(outputs, rank)
-        a = min(outputs, *widths[l + 1 :])
-        b = min(rank, *(width + bias for width in widths[: l + 1]))
+        a = min(outputs, *widths[index + 1 :])
+        b = min(rank, *(width + bias for width in widths[: index + 1]))
         kept = a * b
-        low = min(a, residual) if l > 0 else 0
-        high = min(b, residual) if l < len(widths) - 2 else 0
-        strips = low * fan_in + high * widths[l + 1] - low * high
+        low = min(a, residual) if index > 0 else 0
+        high = min(b, residual) if index < len(widths) - 2 else 0
+        strips = low * fan_in + high * widths[index + 1] - low * high
         total += strips + max(0, kept - low * b - high * a + low * high)
     return total
 
@@ -115,7 +122,7 @@ def _right_maps(net: ResidueNet) -> tuple[Array, list[Array]]:
         data = np.concatenate([data, np.ones((len(data), 1))], axis=1)
     # All hidden values are linear in the data: r samples stand for all of them.
     basis, coordinates = row_basis(data, net.field.prime)
-    right = [net.extended(l)[basis].T for l in range(len(net.weights))]
+    right = [net.extended(index)[basis].T for index in range(len(net.weights))]
     return coordinates, right
 
 
@@ -163,15 +170,15 @@ def _places(
     """Return the rows of the matrices where each layer's coordinates are; -1 if nowhere."""
     places: dict[int, Indices] = {}
     size = 0
-    for l, (a, b) in sides.items():
+    for index, (a, b) in sides.items():
         used = np.zeros((len(a.map), len(b.map)), dtype=bool)
         used[: a.all, : b.all] = True
-        if l > min(sides):
+        if index > min(sides):
             used[: a.residual] = True
-        if l < max(sides):
+        if index < max(sides):
             used[:, : b.residual] = True
-        places[l] = np.full(used.shape, -1, dtype=np.intp)
-        places[l][used] = np.arange(size, size + int(used.sum()))
+        places[index] = np.full(used.shape, -1, dtype=np.intp)
+        places[index][used] = np.arange(size, size + int(used.sum()))
         size += int(used.sum())
     return places, size
 
@@ -192,7 +199,8 @@ def _functional_block(
         below = np.concatenate([below, np.zeros((1, below.shape[1]))])
     inner = field.matmul(field.matmul(inputs.change, below), outputs.change.T)
     block = field.product(outer[:, None, None, :], inner[None, :, :, None])
-    return block.reshape(outer.shape[0] * inner.shape[0], -1)
+    (a, e), (b, c) = outer.shape, inner.shape
+    return block.reshape(a * b, c * e)
 
 
 def _ggn_corner(
@@ -202,15 +210,12 @@ def _ggn_corner(
     curvatures: Array,
 ) -> tuple[Array, Array]:
     """Return the stacked ``A_l' (x) B_l`` and ``sum Lambda_i (x) z_i z_i'``."""
-    factors = [
-        field.reduce_(np.kron(a.map[: a.all], b.map[: b.all]))
-        for a, b in sides.values()
-    ]
+    factors = [field.kron(a.map[: a.all], b.map[: b.all]) for a, b in sides.values()]
     n, rank = coordinates.shape
     outputs = curvatures.shape[-1]
     if len(curvatures) == 1:
         gram = field.matmul(coordinates.T, coordinates)
-        return np.concatenate(factors), field.reduce_(np.kron(curvatures[0], gram))
+        return np.concatenate(factors), field.kron(curvatures[0], gram)
     total = np.zeros((outputs * outputs, rank * rank))
     most = max(1, _MOST_ENTRIES // max(1, rank * rank))
     for start in range(0, n, most):
@@ -218,6 +223,6 @@ def _ggn_corner(
         pairs = field.product(z[:, :, None], z[:, None, :]).reshape(len(z), -1)
         flat = curvatures[start : start + most].reshape(len(z), -1)
         total += field.matmul(flat.T, pairs)
-    inner = field.reduce_(total).reshape(outputs, outputs, rank, rank)
-    inner = inner.transpose(0, 2, 1, 3).reshape(outputs * rank, outputs * rank)
+    paired = field.reduce_(total).reshape(outputs, outputs, rank, rank)
+    inner = paired.transpose(0, 2, 1, 3).reshape(outputs * rank, outputs * rank)
     return np.concatenate(factors), inner
