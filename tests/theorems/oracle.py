@@ -212,3 +212,56 @@ def relu_net(rng, widths, x, *, bias=False, negative=0):
         state = z * slope
         state = state / max(1.0, np.abs(state).max()) if b is None else state
     return net
+
+
+OUTPUT_RANK = {
+    "mse": lambda k: k,
+    "logcosh": lambda k: k,
+    "cross_entropy": lambda k: k - 1,
+    "linear": lambda k: 0,
+}
+
+
+def seen_by(loss, matrix):
+    """What the loss sees of matrices whose rows are outputs."""
+    if loss == "linear":
+        return matrix[:0]
+    return (matrix[:-1] - matrix[-1:]) % P if loss == "cross_entropy" else matrix
+
+
+def factor_ranks(net, x, loss):
+    """Ranks of what stands left and right of each layer's weights, linear networks."""
+    left, product = [], np.eye(net.widths[-1], dtype=np.int64)
+    for weight in reversed(net.weights):
+        left = [rank(seen_by(loss, product)), *left]
+        product = matmul(product, weight % P)
+    states = [state[0] for state in net.forward(net.theta()[None], x)[:-1]]
+    pairs = zip(states, net.biases, strict=True)
+    right = [rank(s if b is None else with_ones(s)) for s, b in pairs]
+    return left, right
+
+
+def facts(net, x, delta, loss):
+    """What `predicted_ranks` is told of every network."""
+    biased = [b is not None for b in net.biases]
+    seen = with_ones(x) if any(biased) else x
+    return {
+        "widths": net.widths,
+        "bias": biased,
+        "num_samples": len(x),
+        "input_rank": rank(x),
+        "centred_input_rank": rank(with_ones(x)) - 1,
+        "output_rank": OUTPUT_RANK[loss](net.widths[-1]),
+        "residual_rank": rank(matmul(delta.T, seen)),
+        "shift_invariant": loss == "cross_entropy",
+    }
+
+
+def unit_ranks(net, x, delta):
+    """Ranks of the inputs and of the residual that each of the hidden units sees."""
+    seen = x % P if net.biases[0] is None else with_ones(x) % P
+    scaled = [seen * slope[:, None] % P for slope in net.slopes[0].T]
+    return {
+        "unit_input_ranks": [rank(inputs) for inputs in scaled],
+        "unit_residual_ranks": [rank(matmul(delta.T, inputs)) for inputs in scaled],
+    }

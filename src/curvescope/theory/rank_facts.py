@@ -55,8 +55,8 @@ class RankFacts:
 
     @property
     def residual_held(self) -> bool:
-        """Whether the residual can lie in the space that the loss is curved on."""
-        return not self.output_rank or self.residual_rank <= self.output_rank
+        """Whether the loss is curved on all that it sees: no residual lies outside."""
+        return self.output_rank == self.seen
 
     @property
     def factors_generic(self) -> bool:

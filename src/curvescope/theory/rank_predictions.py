@@ -38,7 +38,6 @@ GENERIC = "generic weights: almost all, so any continuous random initialisation"
 COMMON = (
     "all per-sample loss Hessians are positive definite on one space, of dimension k"
 )
-HELD = "that space holds the gradients by the outputs"
 CENTRED = "the gradients by the outputs do not sum to zero over the samples"
 ASSUMED = "the residual has full rank (not measured)"
 
@@ -139,7 +138,8 @@ def _linear(facts: RankFacts, *, bias: bool) -> dict[str, PredictedRank]:
         return _linear_deficient(facts, bias=bias)
     ggn = _linear_ggn(facts, bias=bias)
     functional = _linear_functional(facts, bias=bias)
-    if not facts.residual_held:
+    # Without curvature H is F, without hidden layers it is G: nothing has to be shared.
+    if facts.hidden and facts.output_rank and not facts.residual_held:
         return _named(_sum_ceiling(facts, ggn, functional), ggn, functional)
     return _named(_linear_hessian(facts, bias=bias), ggn, functional)
 
@@ -220,7 +220,7 @@ def _linear_hessian(facts: RankFacts, *, bias: bool) -> PredictedRank:
         claim="equal",
         status=_status(facts, bias=bias),
         formula=formula,
-        assumptions=_assumptions(facts, GENERIC, COMMON, HELD, *bias_needs),
+        assumptions=_assumptions(facts, GENERIC, COMMON, *bias_needs),
         source=_source(facts, bias=bias),
     )
 
@@ -260,7 +260,7 @@ def _linear_deficient(facts: RankFacts, *, bias: bool) -> dict[str, PredictedRan
             assumptions=(COMMON,),
             source="the staircase of layers' factors, for any weights",
         )
-        if not bias:
+        if facts.residual_held and not bias:
             functional = _column_ceiling(facts, left, right)
     hessian = _sum_ceiling(facts, ggn, functional)
     if generic["hessian"].value < hessian.value:
