@@ -1,0 +1,38 @@
+"""The registry: one row an experiment. A new one is a file and its row here."""
+
+from curvescope._core.checks import one_of
+from curvescope.experiments import rank_sweep, rank_training
+from curvescope.experiments.base import Experiment
+
+_ROWS: tuple[Experiment, ...] = (*rank_sweep.EXPERIMENTS, rank_training.EXPERIMENT)
+_REGISTRY = {row.name: row for row in _ROWS}
+
+
+def names() -> tuple[str, ...]:
+    """Return the names of the experiments.
+
+    Example:
+        >>> "rank-vs-width" in names()
+        True
+    """
+    return tuple(_REGISTRY)
+
+
+def experiment(name: str) -> Experiment:
+    """Return the experiment of a name.
+
+    Args:
+        name: One of `names`.
+
+    Returns:
+        The registry's row.
+
+    Raises:
+        ValueError: If there is none of that name.
+
+    Example:
+        >>> experiment("rank-vs-width").config().depth
+        2
+    """
+    one_of("name", name, _REGISTRY)
+    return _REGISTRY[name]

@@ -1,0 +1,307 @@
+"""Ranks against samples, width and depth: one sweep, three axes.
+
+The defaults are those of the published sweeps: linear networks without biases, MNIST,
+one seed, the summed half squared error.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from curvescope._core.checks import message, positive_int
+from curvescope.experiments import rank
+from curvescope.experiments.base import Experiment, decisive
+from curvescope.experiments.rank import RankPoint
+from curvescope.experiments.sweep import run_points
+from curvescope.results import Cost, Provenance, RankSweep, Result
+from curvescope.results.ranks import MATRICES
+
+# Of what `rank.measure` records: a higher one begins saved sweeps afresh.
+_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankSweepConfig:
+    """What the three sweeps share."""
+
+    AXIS: ClassVar[Literal["num_samples", "width", "depth"]]
+
+    data: rank.Data = "mnist"
+    """Where inputs and labels come from; gaussian-mixture is drawn, and needs no files."""
+    data_root: Path | None = None
+    """The folder that holds one folder a data set."""
+    dim: int = 64
+    """Pixels of an image after down-scaling, a square number; features of a mixture."""
+    classes: int = 10
+    """Outputs of the network. Only samples of the first so many classes are taken."""
+    loss: rank.Loss = "mse"
+    """Half squared error to one-hot targets, cross-entropy, or log cosh to one-hot
+    targets; each summed over the samples."""
+    init: rank.Scheme = "glorot"
+    """How weights are drawn; uniform is U[0,1)/fan_in."""
+    activation: rank.Activation = "linear"
+    """Between the layers; leaky_relu has slope 0.01."""
+    bias: bool = False
+    """Biases in every layer, drawn from N(0, 0.3^2)."""
+    resize: rank.Resize = "nearest"
+    """How images are scaled down."""
+    channels: rank.Channels = "first"
+    """Which colour channels; all of them make inputs of 3 times --dim."""
+    seeds: int = 1
+    """Networks drawn at every point; several give the figure a band."""
+    certify: rank.Certify = "auto"
+    """Whether ranks are also computed exactly, modulo primes."""
+    jobs: int | None = None
+    """Worker processes; chosen by processors, memory and work by default."""
+
+    @property
+    def values(self) -> tuple[int, ...]:
+        """Where on the axis."""
+        raise NotImplementedError
+
+    def point(self, value: int, seed: int) -> RankPoint:
+        """Return the point at a value of the axis."""
+        raise NotImplementedError
+
+    def _common(self, seed: int) -> dict[str, Any]:
+        """Return what all points of a seed share."""
+        shared = {f.name for f in fields(RankPoint)} & {f.name for f in fields(self)}
+        root = None if self.data_root is None else str(self.data_root)
+        common = {name: getattr(self, name) for name in shared}
+        return {**common, "data_root": root, "seed": seed}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankVsSamples(RankSweepConfig):
+    """Ranks against the number of samples."""
+
+    AXIS: ClassVar[Literal["num_samples", "width", "depth"]] = "num_samples"
+
+    units: tuple[int, ...] = (10, 10)
+    """Widths of the hidden layers, such as 10,10."""
+    num_samples: tuple[int, ...] = tuple(range(10, 401, 10))
+    """The numbers of samples, such as 10,20,50; always the first so many."""
+    normalise: bool = False
+    """Draw the ranks divided by the number of parameters."""
+
+    @property
+    def values(self) -> tuple[int, ...]:
+        """The numbers of samples."""
+        return self.num_samples
+
+    def point(self, value: int, seed: int) -> RankPoint:
+        """Return the point of so many samples."""
+        common = self._common(seed)
+        return RankPoint(**{**common, "num_samples": value})
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankVsWidth(RankSweepConfig):
+    """Ranks against the width of the hidden layers."""
+
+    AXIS: ClassVar[Literal["num_samples", "width", "depth"]] = "width"
+
+    widths: tuple[int, ...] = tuple(range(4, 57, 4))
+    """The widths of all hidden layers, such as 4,8,16."""
+    depth: int = 2
+    """Number of hidden layers."""
+    num_samples: int = 100
+    """The first so many samples."""
+    normalise: bool = True
+    """Draw the ranks divided by the number of parameters."""
+
+    @property
+    def values(self) -> tuple[int, ...]:
+        """The widths."""
+        return self.widths
+
+    def point(self, value: int, seed: int) -> RankPoint:
+        """Return the point of a width."""
+        return RankPoint(**self._common(seed), units=(value,) * self.depth)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankVsDepth(RankSweepConfig):
+    """Ranks against the number of hidden layers."""
+
+    AXIS: ClassVar[Literal["num_samples", "width", "depth"]] = "depth"
+
+    dim: int = 16
+    """Pixels of an image after down-scaling, a square number; features of a mixture."""
+    width: int = 25
+    """Width of every hidden layer."""
+    depths: tuple[int, ...] = tuple(range(1, 10))
+    """The numbers of hidden layers, such as 1,2,3."""
+    num_samples: int = 50
+    """The first so many samples."""
+    normalise: bool = True
+    """Draw the ranks divided by the number of parameters."""
+
+    @property
+    def values(self) -> tuple[int, ...]:
+        """The numbers of hidden layers."""
+        return self.depths
+
+    def point(self, value: int, seed: int) -> RankPoint:
+        """Return the point of a number of hidden layers."""
+        return RankPoint(**self._common(seed), units=(self.width,) * value)
+
+
+def rank_sweep(
+    config: RankSweepConfig, *, folder: Path | None = None
+) -> dict[str, Result]:
+    """Measure the ranks of H, GGN and functional Hessian along an axis.
+
+    Args:
+        config: Which axis, and everything that stays the same along it.
+        folder: Where finished points are kept, so that a later call goes on there.
+
+    Returns:
+        The sweep under the name ``rank_sweep``.
+
+    Raises:
+        PointError: If a point failed; finished ones are saved.
+        ValueError: If the configuration is wrong.
+
+    Cost:
+        About half a second for every point of up to 1,000 parameters; beyond, the
+        cube of their number.
+
+    Example:
+        >>> config = RankVsWidth(data="digits", dim=16, widths=(4, 8), jobs=1)
+        >>> sweep = rank_sweep(config)["rank_sweep"]
+        >>> [record["width"] for record in sweep.records]
+        [4, 8]
+
+    References:
+        Singh, Bachmann, Hofmann (2021), arXiv:2106.16225, and its published code.
+    """
+    check_sweep(config)
+    start = time.perf_counter()
+    places = _places(config)
+    points = [config.point(value, seed) for value, seed in places]
+    values = run_points(
+        points,
+        rank.measure,
+        folder=folder,
+        version=_VERSION,
+        jobs=config.jobs,
+        seconds=rank.guess_seconds,
+        memory=rank.guess_memory,
+        description=f"ranks against {config.AXIS}",
+    )
+    records = tuple(
+        {**measured, config.AXIS: value, "seed": seed}
+        for (value, seed), measured in zip(places, values, strict=True)
+    )
+    sweep = RankSweep(
+        axis=config.AXIS,
+        records=_ordered(records, config.AXIS),
+        of=_provenance(config, points),
+        cost=Cost(seconds=time.perf_counter() - start),
+        settings=decisive(config),
+        notes=remarks(records),
+    )
+    return {"rank_sweep": sweep}
+
+
+def check_sweep(config: RankSweepConfig) -> None:
+    """Check a sweep's configuration, and that its data are there.
+
+    Raises:
+        FileNotFoundError: If the data are absent.
+        ValueError: If a value is out of range.
+    """
+    positive_int("seeds", config.seeds)
+    if config.jobs is not None:
+        positive_int("jobs", config.jobs)
+    plural = "num_samples" if config.AXIS == "num_samples" else f"{config.AXIS}s"
+    if not config.values:
+        raise ValueError(message(plural, "hold at least one number", "none"))
+    for value in config.values:
+        positive_int(plural, value)
+    if len(set(config.values)) != len(config.values):
+        raise ValueError(message(plural, "have no repetition", config.values))
+    if isinstance(config, RankVsWidth):
+        positive_int("depth", config.depth)
+    rank.check_points(config.point(value, seed) for value, seed in _places(config))
+
+
+def _places(config: RankSweepConfig) -> list[tuple[int, int]]:
+    return [(value, seed) for value in config.values for seed in range(config.seeds)]
+
+
+def _ordered(
+    records: Sequence[Mapping[str, Any]], axis: str
+) -> tuple[dict[str, Any], ...]:
+    """Sort by axis and seed, which become the first columns of the table."""
+    ordered = sorted(records, key=lambda record: (record[axis], record["seed"]))
+    return tuple({axis: r[axis], "seed": r["seed"], **r} for r in ordered)
+
+
+def _provenance(config: RankSweepConfig, points: Sequence[RankPoint]) -> Provenance:
+    sizes = [rank.guess_params(point) for point in points]
+    kind = f"{config.activation} networks{' with biases' if config.bias else ''}"
+    return Provenance(
+        matrix="Hessian, GGN and functional Hessian",
+        description=(
+            f"{kind}, {config.loss}, {config.data} ({config.dim} inputs, "
+            f"{config.classes} classes), {config.init} weights"
+        ),
+        reduction="sum",
+        unit="loss (sum over the data) per parameter squared",
+        num_params=max(sizes),
+        num_samples=max(point.num_samples for point in points),
+    )
+
+
+def remarks(records: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    """Say what a reader of a sweep must know: doubts, and ranks that theory missed."""
+    notes = []
+    doubtful = differing = missed = claimed = 0
+    for record in records:
+        for name in MATRICES:
+            measured, exact = record[f"{name}_rank"], record[f"{name}_certified"]
+            predicted = record[f"{name}_predicted"]
+            doubtful += record[f"{name}_verdict"] == "undetermined"
+            differing += exact is not None and exact != measured
+            if predicted is not None:
+                claimed += 1
+                equal = record[f"{name}_claim"] == "equal"
+                found = measured if exact is None else exact
+                missed += found != predicted if equal else found > predicted
+    total = len(records) * len(MATRICES)
+    if doubtful:
+        notes.append(f"{doubtful} of {total} numerical ranks are undetermined")
+    if differing:
+        notes.append(f"{differing} of {total} numerical ranks are not the exact rank")
+    if claimed:
+        notes.append(f"{claimed - missed} of {claimed} ranks are as predicted")
+    return tuple(notes)
+
+
+EXPERIMENTS = (
+    Experiment(
+        name="rank-vs-samples",
+        config=RankVsSamples,
+        run=rank_sweep,
+        check=check_sweep,
+        summary="Ranks of H, GGN and functional Hessian against the number of samples.",
+    ),
+    Experiment(
+        name="rank-vs-width",
+        config=RankVsWidth,
+        run=rank_sweep,
+        check=check_sweep,
+        summary="Ranks of H, GGN and functional Hessian against the layers' width.",
+    ),
+    Experiment(
+        name="rank-vs-depth",
+        config=RankVsDepth,
+        run=rank_sweep,
+        check=check_sweep,
+        summary="Ranks of H, GGN and functional Hessian against the number of layers.",
+    ),
+)
