@@ -27,7 +27,7 @@ from curvescope.exact.linear_maps import (
 )
 from curvescope.exact.network import FeedForward
 
-__all__ = ["CompressedMatrices", "compress", "kronecker_matrices"]
+__all__ = ["CompressedMatrices", "compress", "kronecker_matrices", "standardised"]
 
 
 @final
@@ -45,6 +45,7 @@ class CompressedMatrices:
         functional_support: The same of the functional Hessian.
         dimension: D; never below the rank of H, and equal to it for generic weights and
             data.
+        sizes: How many of the D coordinates belong to each layer, in order.
         num_params: P, of the net as it was given.
         standardised: Whether the inputs were, so that ranks and inertia are those of
             the net and eigenvalues are not.
@@ -57,6 +58,7 @@ class CompressedMatrices:
     ggn_support: Tensor
     functional_support: Tensor
     dimension: int
+    sizes: tuple[int, ...]
     num_params: int
     standardised: bool
 
@@ -84,8 +86,9 @@ def compress(net: FeedForward, *, standardise: bool = False) -> CompressedMatric
 
     Args:
         net: A linear net, with biases on all, some or no layers.
-        standardise: First give the inputs an orthonormal basis (`standardised`): ranks
-            and inertia stay, eigenvalues do not. For inputs of very different scales.
+        standardise: First give the inputs an orthonormal basis (`standardised`), and take
+            the constant part off what every layer with a bias sees: ranks and inertia
+            stay, eigenvalues do not. For inputs of very different scales.
 
     Returns:
         The matrices in one common basis, with D near the rank of H.
@@ -106,6 +109,8 @@ def compress(net: FeedForward, *, standardise: bool = False) -> CompressedMatric
     if standardise:
         net = standardised(net)
     maps = linear_maps(net)
+    if standardise:
+        maps = _centred(maps)
     sums = data_sums(net, extended=maps.extended)
     inputs, _ = row_space(sums.inputs)
     outputs = output_directions(sums)
@@ -135,9 +140,25 @@ def compress(net: FeedForward, *, standardise: bool = False) -> CompressedMatric
         ggn_support=index,
         functional_support=torch.cat([c.functional for c in corners]).nonzero()[:, 0],
         dimension=len(support),
+        sizes=tuple(c.dimension for c in corners),
         num_params=num_params,
         standardised=standardise,
     )
+
+
+def _centred(maps: LinearMaps) -> LinearMaps:
+    """Let every bias take over what its layer's weight makes of a constant.
+
+    ``W (h - c) + (b + W c)`` with c fixed is linear in W and the new bias, so that the
+    matrices in the new parameters are congruent to the old ones.
+    """
+    from_input = []
+    for seen, has_bias in zip(maps.from_input, maps.has_bias, strict=True):
+        moved = seen.clone()
+        if has_bias:
+            moved[:-1, -1] = 0.0
+        from_input.append(moved)
+    return replace(maps, from_input=tuple(from_input))
 
 
 def _functional(

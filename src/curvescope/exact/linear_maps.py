@@ -137,7 +137,7 @@ class DataSums:
         residual: Omega, the sum of ``delta x~'``, ``(K, d)``.
         noise: Bound of what rounding leaves in an entry of Omega.
         outputs: S with ``S'S`` the sum of the output Hessians, ``(<= 2 K, K)``; of their
-            squares where the loss has no factor.
+            squares where the loss knows no formula for a factor.
         constant: The factor R of the output Hessian that all samples share, or ``None``.
         has_factor: Whether every output Hessian has one.
         shift_invariant: Whether gradients and Hessians of all samples know no shift of
@@ -177,11 +177,13 @@ def data_sums(net: FeedForward, *, extended: bool) -> DataSums:
         factor = net.output_factors(part)
         has_factor = has_factor and factor is not None
         root = net.output_hessians(part) if factor is None else factor
+        own = net.problem.loss.output_factor(part.outputs, part.targets)
         first = root[0] if first is None else first
         varies = varies or not bool((root == first).all())
-        invariant = invariant and _ignores_shifts(root, part)
+        curved = net.output_hessians(part) if own is None else own
+        invariant = invariant and _ignores_shifts(net, part, curved)
         inputs = triangle(inputs, extended_inputs)
-        outputs = triangle(outputs, root.flatten(0, 1))
+        outputs = triangle(outputs, curved.flatten(0, 1))
         residual = residual + part.gradients.T @ extended_inputs
         norms = part.gradients.norm(dim=1) * extended_inputs.norm(dim=1)
         noise += _EPS * float(norms.sum())
@@ -196,14 +198,26 @@ def data_sums(net: FeedForward, *, extended: bool) -> DataSums:
     )
 
 
-def _ignores_shifts(roots: Tensor, part: Samples) -> bool:
-    """Tell whether the vector of ones is in the kernel, as far as rounding lets one see."""
-    slack = 16 * roots.shape[-1] * _EPS
-    gradients = part.gradients
-    curvature = bool(roots.sum(-1).abs().max() <= slack * roots.abs().max())
-    return curvature and bool(
-        gradients.sum(-1).abs().max() <= slack * gradients.abs().max()
-    )
+def _ignores_shifts(net: FeedForward, part: Samples, curvature: Tensor) -> bool:
+    """Tell whether one number added to all outputs changes nothing.
+
+    The loss itself is asked, since its gradients near a minimum are rounding alone.
+    """
+    loss, outputs = net.problem.loss, part.outputs
+    unit = torch.ones_like(outputs[:1])
+    ramp = torch.linspace(-1.0, 1.0, outputs.shape[1]).to(outputs)
+    with torch.no_grad():
+        before = loss.total(outputs, part.targets)
+        shifted, bent = (
+            max(
+                abs(float(loss.total(outputs + c * direction, part.targets) - before))
+                for c in (-1.0, 0.37, 1.0)
+            )
+            for direction in (unit, ramp)
+        )
+    slack = 16 * outputs.shape[1] * _EPS
+    flat = curvature.sum(-1).abs().max() <= slack * curvature.abs().max()
+    return shifted <= 1e-9 * bent and bool(flat)
 
 
 def output_directions(sums: DataSums) -> Tensor:

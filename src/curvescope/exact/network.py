@@ -157,7 +157,10 @@ class FeedForward:
         floor = -values.shape[-1] * torch.finfo(torch.float64).eps
         if bool((values < floor * values.abs().amax(-1, keepdim=True)).any()):
             return None
-        return values.clamp_min(0).sqrt()[:, :, None] * vectors.transpose(1, 2)
+        # An eigenvalue of zero comes out as rounding, whose root would count as a rank.
+        noise = -floor * values.amax(-1, keepdim=True)
+        values = torch.where(values > noise, values, 0.0)
+        return values.sqrt()[:, :, None] * vectors.transpose(1, 2)
 
 
 def feed_forward(problem: Problem) -> FeedForward | None:

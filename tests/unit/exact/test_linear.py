@@ -64,7 +64,9 @@ def oracle(problem):
     leaf = outputs(theta).detach().requires_grad_()
     (delta,) = torch.autograd.grad(loss.total(leaf, batch.targets), leaf)
     second = torch.func.jacrev(torch.func.grad(total))
-    functional = torch.func.jacrev(torch.func.grad(lambda v: (outputs(v) * delta).sum()))
+    functional = torch.func.jacrev(
+        torch.func.grad(lambda v: (outputs(v) * delta).sum())
+    )
     return {"hessian": second(theta), "functional": functional(theta)} | {
         "ggn": second(theta) - functional(theta)
     }
@@ -120,3 +122,187 @@ def test_matrices_are_those_of_autodiff(case, loss, bias):
     else:
         gram = compressed.ggn_factor.T @ compressed.ggn_factor
         torch.testing.assert_close(gram, compressed.ggn)
+
+
+@pytest.mark.parametrize("bias", [(True, False, True), (False, True, False)])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_biases_on_some_layers_are_layers_like_others(loss, bias):
+    problem = make([5, 4, 6, 3], loss=loss, bias=bias)
+    expected = oracle(problem)
+    net = feed_forward(problem)
+
+    found, compressed = kronecker_matrices(net), compress(net)
+
+    for name in MATRICES:
+        torch.testing.assert_close(found[name], expected[name], rtol=0, atol=1e-10)
+        assert_same_spectrum(getattr(compressed, name), expected[name])
+
+
+@settings(max_examples=25)
+@given(
+    widths=st.lists(st.integers(1, 6), min_size=2, max_size=5),
+    loss=st.sampled_from([*LOSSES, "quartic"]),
+    bias=st.booleans(),
+    n=st.integers(1, 12),
+    rank=st.integers(1, 6),
+    seed=st.integers(0, 1000),
+)
+def test_any_net_keeps_its_spectra(widths, loss, bias, n, rank, seed):
+    problem = make(widths, loss=loss, bias=bias, n=n, rank=rank, seed=seed)
+    net = feed_forward(problem)
+
+    compressed, expected = compress(net), kronecker_matrices(net)
+
+    size = expected["hessian"].abs().max()
+    for name in MATRICES:
+        values = torch.zeros(net.num_params, dtype=torch.float64)
+        values[: compressed.dimension] = spectrum(getattr(compressed, name))
+        difference = values.sort().values - spectrum(expected[name])
+        assert float(difference.abs().max()) <= 1e-12 * float(size)
+
+
+@pytest.mark.parametrize(
+    ("loss", "functional", "ggn", "hessian"),
+    [
+        ("mse", 175, 150, 250),
+        ("logcosh", 175, 150, 250),
+        ("cross_entropy", 165, 145, 245),
+    ],
+)
+def test_the_published_case_has_its_published_ranks(loss, functional, ggn, hessian):
+    net = feed_forward(make([25, 5, 10, 10], loss=loss, n=50))
+
+    compressed = compress(net)
+
+    tolerance = 275 * 2.2e-16 * spectrum(compressed.hessian).abs().max()
+    assert int((spectrum(compressed.hessian).abs() > tolerance).sum()) == hessian
+    assert (
+        int((spectrum(compressed.core("functional")).abs() > tolerance).sum())
+        == functional
+    )
+    assert int(torch.linalg.matrix_rank(compressed.ggn_factor)) == ggn
+    # The net is generic: nothing but the rank is left.
+    assert compressed.dimension == hessian
+
+
+def test_weights_of_low_rank_are_measured_and_not_assumed():
+    problem = make([12, 6, 5, 4], n=60)
+    weight = problem.model[1].weight
+    with torch.no_grad():
+        # Small integers, so that the product has rank 2 exactly.
+        left = torch.randint(-3, 4, (5, 2), dtype=torch.float64)
+        weight.copy_(left @ torch.randint(-3, 4, (2, 6), dtype=torch.float64))
+
+    compressed = compress(feed_forward(problem))
+
+    values = spectrum(compressed.hessian).abs()
+    tolerance = 1e-13 * values.max()
+    functional = spectrum(compressed.core("functional")).abs()
+    ranks = (
+        int((functional > tolerance).sum()),
+        int(torch.linalg.matrix_rank(compressed.ggn_factor)),
+        int((values > tolerance).sum()),
+    )
+    assert ranks == (68, 36, 84)
+
+
+@pytest.mark.parametrize("standardise", [False, True])
+def test_zero_inputs_leave_what_the_biases_see(standardise):
+    problem = make([3, 4, 2], bias=True, n=5)
+    batch = next(iter(problem.batches()))
+    data = [(torch.zeros_like(batch.inputs), batch.targets)]
+    problem = cs.Problem(problem.model, "mse", data)
+    expected = oracle(problem)
+
+    compressed = compress(feed_forward(problem), standardise=standardise)
+
+    for name in MATRICES:
+        rank = int((spectrum(expected[name]).abs() > 1e-12).sum())
+        assert int((spectrum(getattr(compressed, name)).abs() > 1e-12).sum()) == rank
+
+
+def change(problem, function):
+    """Return the problem with other inputs."""
+    batch = next(iter(problem.batches()))
+    data = [(function(batch.inputs.clone()), batch.targets)]
+    return cs.Problem(problem.model, "mse", data)
+
+
+def _tiny_column(inputs):
+    inputs[:, 3] *= 1e-8
+    return inputs
+
+
+@pytest.mark.parametrize(
+    ("function", "bias", "ranks"),
+    [
+        (_tiny_column, False, (72, 48, 104)),
+        (_tiny_column, True, (76, 52, 116)),
+        (lambda x: x + 1e6, True, (76, 52, 116)),
+    ],
+    ids=["tiny column", "tiny column and bias", "large mean and bias"],
+)
+def test_badly_scaled_inputs_hide_no_rank_once_standardised(function, bias, ranks):
+    net = feed_forward(change(make([12, 6, 5, 4], n=60, bias=bias), function))
+    plain = spectrum(compress(net).hessian).abs()
+    assert int((plain > 1e-13 * plain.max()).sum()) < ranks[2]
+
+    compressed = compress(net, standardise=True)
+
+    values = spectrum(compressed.hessian).abs()
+    tolerance = compressed.dimension * 2.2e-16 * values.max()
+    found = (
+        int((spectrum(compressed.core("functional")).abs() > tolerance).sum()),
+        int(torch.linalg.matrix_rank(compressed.ggn_factor)),
+        int((values > tolerance).sum()),
+    )
+    assert found == ranks
+    smallest = values[values > tolerance].min()
+    assert float(smallest) > 1e3 * float(tolerance)
+
+
+@pytest.mark.parametrize("bias", [False, True], ids=["no-bias", "bias"])
+@pytest.mark.parametrize("standardise_twice", [False, True])
+def test_standardising_keeps_the_function_and_the_inertia(bias, standardise_twice):
+    problem = change(make([6, 5, 3], n=15, bias=bias, rank=4), lambda x: 3 * x + 1)
+    net = feed_forward(problem)
+
+    other = standardised(net)
+    if standardise_twice:
+        other = standardised(other)
+
+    before, after = next(net.samples(most=99)), next(other.samples(most=99))
+    torch.testing.assert_close(after.outputs, before.outputs)
+    torch.testing.assert_close(after.gradients, before.gradients)
+    covariance = after.inputs.T @ after.inputs / len(after.inputs)
+    torch.testing.assert_close(covariance, torch.eye(len(covariance)).double())
+    for name in MATRICES:
+        full = spectrum(kronecker_matrices(net)[name])
+        new = spectrum(kronecker_matrices(other)[name])
+        for sign in (1, -1):
+            count = int((sign * full > 1e-11 * full.abs().max()).sum())
+            assert int((sign * new > 1e-11 * new.abs().max()).sum()) == count
+
+
+def test_a_net_that_is_not_linear_is_refused():
+    model = nn.Sequential(nn.Linear(3, 2), nn.Tanh(), nn.Linear(2, 2)).double()
+    data = [(torch.zeros(1, 3).double(), torch.zeros(1, 2).double())]
+    net = feed_forward(cs.Problem(model, "mse", data))
+
+    with pytest.raises(ValueError, match=r"`net` must be linear; got tanh"):
+        compress(net)
+
+
+def test_an_unknown_part_is_refused():
+    with pytest.raises(ValueError, match=r"`parts` must be among .*; got 'fisher'"):
+        kronecker_matrices(feed_forward(make([3, 2])), parts=["fisher"])
+
+
+def test_only_the_parts_asked_for_are_returned():
+    net = feed_forward(make([4, 3, 2]))
+    everything = kronecker_matrices(net)
+
+    for name in MATRICES:
+        (only,) = kronecker_matrices(net, parts=[name]).items()
+        assert only[0] == name
+        torch.testing.assert_close(only[1], everything[name])
