@@ -205,6 +205,8 @@ def _color_bar(
     # As vectors the bar would be 256 polygons in colours that no page can exchange.
     if bar.solids is not None:
         bar.solids.set_rasterized(True)
+    for patch in bar.ax.patches:
+        patch.set_rasterized(True)
     low, high = shades.norm.vmin, shades.norm.vmax
     ticks = [t for t in signed_log_ticks(low, high, low, most=6) if low <= t <= high]
     bar.set_ticks(ticks, labels=tick_labels(ticks))

@@ -63,7 +63,7 @@ def span_of(values: np.ndarray, tolerance: float = 0.0) -> Span:
         return Span(0.0, 0.0, 0.0)
     largest, smallest = float(shown.max()), float(shown.min())
     low = max(smallest, _LOWEST * largest, _FAR_BELOW * tolerance)
-    factor = max((largest / low) ** 0.05, 2.0)
+    factor = max((largest / low) ** 0.05, 4.0)
     return Span(low / factor**2, largest * factor, low / factor)
 
 

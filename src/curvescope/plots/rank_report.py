@@ -95,7 +95,7 @@ def spectrum_panel(
     axes: Axes, rank: RankEstimate, values: np.ndarray, *, color: str, edge: str
 ) -> Span:
     """Draw what was kept, what was dropped and the threshold between them."""
-    span = span_of(values, rank.tolerance)
+    span = span_of(values, rank.tolerance if len(values) else 0.0)
     if len(values) == 0:
         note_inside(axes, "no singular values were computed")
     elif span.empty:
@@ -126,10 +126,10 @@ def spectrum_panel(
     return span
 
 
-def describe_rank(rank: RankEstimate) -> str:
-    """Write a rank with its error and its verdict, for a heading."""
+def rank_with_error(rank: RankEstimate) -> str:
+    """Write a rank, with its error where it is an estimate."""
     error = f" \u00b1 {rank.standard_error:.2g}" if rank.standard_error else ""
-    return f"rank {rank.rank}{error} ({rank.verdict})"
+    return f"{rank.rank}{error}"
 
 
 def _values(result: RankReport, name: str) -> np.ndarray:
@@ -159,9 +159,10 @@ def _panel(axes: Axes, result: RankReport, name: str, *, narrow: bool) -> None:
         axes.set_ylabel(with_unit(quantity, result, 4.6))
     else:
         axes.set_ylabel(quantity)
-    comparison = textwrap.fill(_comparison(rank, own), width=40)
-    heading = f"{style.name}: {describe_rank(rank)}\n{comparison}"
-    axes.set_title(heading, fontsize=9.0, fontweight="normal", pad=6.0)
+    comparison = f"{rank.verdict}; {_comparison(rank, own)}"
+    words = textwrap.fill(comparison, width=38)
+    heading = f"{style.name}: rank {rank_with_error(rank)}\n{words}"
+    axes.set_title(heading, fontsize=8.5, fontweight="normal", pad=6.0)
 
 
 def _comparison(rank: RankEstimate, own: list[PredictedRank]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from curvescope.plots.rank_report import describe_rank, spectrum_panel
+from curvescope.plots.rank_report import rank_with_error, spectrum_panel
 from curvescope.plots.style import (
     PALETTE,
     WIDE,
@@ -69,9 +69,9 @@ def plot_singular_values(
         axes.set_xlabel("index")
         of_factor = " of the factor" if result.method == "factor" else ""
         axes.set_ylabel(with_unit(f"singular value{of_factor}", result, size[1]))
-        rank = describe_rank(result)
+        rank = f"Rank {rank_with_error(result)}"
         name = "" if is_narrow(size) else f" of {matrix_name(result)}"
-        set_title(axes, title, f"{rank[:1].upper()}{rank[1:]}{name}")
+        set_title(axes, title, f"{rank}{name} ({result.verdict})")
         handles, labels = axes.get_legend_handles_labels()
         labels = [
             {

@@ -18,6 +18,8 @@ from curvescope.results import (
     Estimate,
     LayerTable,
     RankEstimate,
+    RankReport,
+    RankSweep,
     Result,
     SpectralDensity,
     VectorEstimate,
@@ -31,6 +33,8 @@ _NAMES: dict[type[Result], str] = {
     LayerTable: "layers",
     RankEstimate: "rank",
 }
+# Whose rows are `table.csv`.
+_CHIEF = (RankSweep, RankReport, Eigenpairs)
 _MANIFEST = "report.json"
 
 
@@ -47,8 +51,8 @@ def report(
     """Write a run folder: results, figures, tables and one HTML page.
 
     The folder holds ``results/`` (JSON and safetensors), ``figures/*.png|pdf``,
-    ``table.csv`` (the eigenpairs, or else the first result that has rows), one
-    ``NAME.csv`` for each other result, ``environment.json``, ``config.json`` where a
+    ``table.csv`` (the first rank sweep, rank report or eigenpairs, or else the first
+    result that has rows), one ``NAME.csv`` for each other result, ``environment.json``, ``config.json`` where a
     configuration is given, ``report.json`` and ``report.html``.
 
     Args:
@@ -189,8 +193,8 @@ def _read(path: Path) -> dict[str, Any]:
 def _write_tables(folder: Path, results: Mapping[str, Result]) -> None:
     rows = {name: rows_of(result) for name, result in results.items()}
     rows = {name: found for name, found in rows.items() if found}
-    pairs = [name for name in rows if isinstance(results[name], Eigenpairs)]
-    main = pairs[0] if pairs else next(iter(rows), None)
+    chief = [name for name in rows if isinstance(results[name], _CHIEF)]
+    main = chief[0] if chief else next(iter(rows), None)
     for name, found in rows.items():
         file = "table.csv" if name == main else f"{name}.csv"
         files.write_text(folder / file, to_csv(found))

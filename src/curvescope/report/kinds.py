@@ -1,17 +1,22 @@
 """What the page says about each kind of result: a title, and how to read the figure."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from curvescope.report import ranks
 from curvescope.report.formatting import number
 from curvescope.results import (
+    BlockPicture,
     EffectiveDimension,
     Eigenpairs,
     LayerTable,
     RankEstimate,
+    RankReport,
+    RankSweep,
     Result,
     SpectralDensity,
+    SpectrumComparison,
     VectorEstimate,
 )
 
@@ -20,12 +25,18 @@ _MAX_TABLE = 500
 
 @dataclass(frozen=True)
 class Kind:
-    """How one kind of result is presented."""
+    """How one kind of result is presented.
+
+    ``headline`` is the sentence below the figure, ``warnings`` what a reader must see
+    before any number.
+    """
 
     title: Callable[[Any], str]
     reading: Callable[[Any], str]
     sureness: Callable[[Any], str]
     show_table: bool = True
+    headline: Callable[[Any], str] = lambda result: result.headline()
+    warnings: Callable[[Any], Iterable[str]] = lambda _: ()
 
 
 def kind_of(result: Result) -> Kind:
@@ -71,14 +82,12 @@ def _dimension_sureness(result: EffectiveDimension) -> str:
     return f"The band is the 95 % interval over the random probes. {negative}"
 
 
-def _rank_sureness(result: RankEstimate) -> str:
-    state = "is certain" if result.certain else "is not certain"
-    return (
-        f"The rank {state}: the last value kept is {number(result.gap, digits=3)} times "
-        f"the first one dropped; threshold {number(result.tolerance, digits=3)}."
-    )
-
-
+_AXES = {
+    "num_samples": "the number of samples",
+    "width": "width",
+    "depth": "depth",
+    "epoch": "training",
+}
 _KINDS: dict[type[Result], Kind] = {
     Eigenpairs: Kind(
         title=lambda r: f"Extreme eigenvalues of the {r.of.matrix}",
@@ -136,8 +145,49 @@ _KINDS: dict[type[Result], Kind] = {
             "Singular values in descending order: the rank is read from the gap at the "
             "dashed threshold."
         ),
-        sureness=_rank_sureness,
+        sureness=ranks.estimate_sureness,
         show_table=False,
+    ),
+    RankReport: Kind(
+        title=lambda _: "Ranks of the Hessian and its two parts",
+        reading=lambda _: (
+            "The rank counts the directions in which the loss bends at all. Each panel "
+            "shows one matrix's values in descending order on a logarithmic axis: the "
+            "rank is where they fall through the dashed threshold to rounding noise, "
+            "and vertical lines stand where theory, without looking at the values, "
+            "expects that fall. Dotted verticals are upper bounds only."
+        ),
+        sureness=ranks.report_sureness,
+        headline=ranks.report_headline,
+        warnings=ranks.report_warnings,
+    ),
+    RankSweep: Kind(
+        title=lambda r: f"Ranks against {_AXES.get(r.axis, r.axis)}",
+        reading=ranks.sweep_reading,
+        sureness=ranks.sweep_sureness,
+        headline=ranks.sweep_headline,
+    ),
+    SpectrumComparison: Kind(
+        title=lambda _: "Sorted eigenvalues, side by side",
+        reading=lambda _: (
+            "Magnitudes of all eigenvalues in descending order, one colour a network; "
+            "dashed verticals are predicted ranks. Where a linear network's values fall "
+            "to rounding noise, a non-linear one's are only small."
+        ),
+        sureness=lambda _: (
+            "Eigenvalues are exact up to rounding in float64; an eigenvalue that is only "
+            "small still counts towards the rank."
+        ),
+        show_table=False,
+    ),
+    BlockPicture: Kind(
+        title=lambda _: "The matrices block by block",
+        reading=lambda _: (
+            "Each square is one matrix, entry by entry, with lines between the layers; "
+            "bright is large, dark is small, hatched paper is exactly zero. One pixel "
+            "may stand for several entries, and shows the largest."
+        ),
+        sureness=lambda _: "Entries are exact up to rounding in float64.",
     ),
     VectorEstimate: Kind(
         title=lambda r: (

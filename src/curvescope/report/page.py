@@ -13,8 +13,7 @@ import jinja2
 from curvescope._core import files
 from curvescope._core.checks import message
 from curvescope._core.memory import format_bytes
-from curvescope.plots import can_plot, plot, to_svg
-from curvescope.plots.layers import layer_size
+from curvescope.plots import can_plot, figure_size, plot, to_svg
 from curvescope.plots.style import WIDE, require_matplotlib
 from curvescope.report.formatting import count, duration, flatten, number
 from curvescope.report.kinds import kind_of, shows_table
@@ -24,13 +23,12 @@ from curvescope.results import (
     Cost,
     Eigenpairs,
     Estimate,
-    LayerTable,
     Provenance,
     Result,
     SpectralDensity,
 )
 
-_NARROW = (3.9, 3.7)
+_NARROW = 3.9
 
 
 @dataclass(frozen=True)
@@ -172,6 +170,7 @@ def _warnings(results: Mapping[str, Result]) -> list[tuple[str, str]]:
             missing = int((~result.converged).sum())
             if missing:
                 texts.append(f"{missing} of {len(result.converged)} did not converge")
+        texts += kind_of(result).warnings(result)
         found += [(name, text) for text in dict.fromkeys(texts)]
     return found
 
@@ -232,7 +231,7 @@ def _section(name: str, result: Result, results: Mapping[str, Result]) -> Sectio
         title=kind.title(result),
         reading=kind.reading(result) if wide else "",
         sureness=kind.sureness(result),
-        headline=_sentence(result.headline()),
+        headline=_sentence(kind.headline(result)),
         notes=result.notes,
         settings=flatten(result.settings),
         cost=cost_line(result.cost),
@@ -297,9 +296,8 @@ def _drawings(
         return "", ""
     prefix = "f-" + "".join(c if c.isalnum() else "-" for c in name)
     drawings = []
-    for variant, size in (("wide", WIDE), ("narrow", _NARROW)):
-        if isinstance(result, LayerTable):
-            size = layer_size(len(result.layers), size[0])
+    for variant, width in (("wide", WIDE[0]), ("narrow", _NARROW)):
+        size = figure_size(result, width)
         figure = plot(result, size=size, title="", **companion(result, results))
         label = kind_of(result).title(result)
         drawings.append(to_svg(figure, prefix=f"{prefix}-{variant}", label=label))

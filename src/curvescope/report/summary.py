@@ -8,12 +8,22 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from curvescope._core.predictions import PredictedRank
 from curvescope.report.formatting import MINUS, number, with_error
+from curvescope.report.ranks import (
+    MATRIX_NAMES,
+    Tally,
+    certificate_differs,
+    prediction_text,
+    rank_text,
+)
 from curvescope.results import (
     EffectiveDimension,
     Eigenpairs,
     Estimate,
     RankEstimate,
+    RankReport,
+    RankSweep,
     Result,
 )
 
@@ -124,13 +134,54 @@ def _other_cards(name: str, result: Result) -> Iterator[Card]:
     elif isinstance(result, EffectiveDimension):
         yield from _dimension_cards(name, result)
     elif isinstance(result, RankEstimate):
-        sure = "certain" if result.certain else "undetermined"
+        yield _rank_card(name, result.of.matrix, result)
+    elif isinstance(result, RankReport):
+        for matrix, rank in result.measured.items():
+            prediction = result.predicted.get(matrix)
+            yield _rank_card(name, MATRIX_NAMES[matrix], rank, prediction)
+    elif isinstance(result, RankSweep):
+        yield from _sweep_cards(name, result)
+
+
+def _rank_card(
+    name: str, matrix: str, rank: RankEstimate, prediction: PredictedRank | None = None
+) -> Card:
+    details: list[str] = [rank.verdict]
+    if math.isfinite(rank.gap) and rank.verdict != "certified":
+        details.append(f"gap {number(rank.gap, digits=2)}")
+    if certificate_differs(rank):
+        details.append(f"exact rank {rank.certified}")
+    if prediction is not None:
+        differs = "" if prediction.agrees(rank.rank) else " (differs)"
+        details.append(f"predicted {prediction_text(prediction)}{differs}")
+    return Card(
+        label=f"Rank of the {matrix}",
+        value=rank_text(rank),
+        detail="; ".join(details),
+        target=name,
+        warn=not rank.certain
+        or certificate_differs(rank)
+        or (prediction is not None and not prediction.agrees(rank.rank)),
+    )
+
+
+def _sweep_cards(name: str, sweep: RankSweep) -> Iterator[Card]:
+    tally = Tally(sweep)
+    if tally.compared:
         yield Card(
-            label=f"Rank of the {result.of.matrix}",
-            value=str(result.rank),
-            detail=f"{sure}; gap {number(result.gap, digits=2)}",
+            label="Ranks that are as predicted",
+            value=f"{tally.agreeing} of {tally.compared}",
+            detail=f"{tally.undetermined} undetermined",
             target=name,
-            warn=not result.certain,
+            warn=tally.agreeing < tally.compared,
+        )
+    if tally.certified:
+        yield Card(
+            label="Ranks confirmed by exact arithmetic",
+            value=f"{tally.exact} of {tally.certified}",
+            detail="modulo primes, at the stored weights and data",
+            target=name,
+            warn=tally.exact < tally.certified,
         )
 
 

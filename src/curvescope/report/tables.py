@@ -6,19 +6,35 @@ from dataclasses import dataclass
 from typing import Any
 
 from curvescope.report.formatting import PLUS_MINUS, cell, number, with_error
-from curvescope.results import RankEstimate, Result
+from curvescope.results import RankEstimate, Result, SpectrumComparison
 
 Row = dict[str, Any]
 
 
 def rows_of(result: Result) -> list[Row]:
-    """Return a result's rows; a rank's are its singular values."""
+    """Return a result's rows; a rank's are its singular values, a row an index."""
     if isinstance(result, RankEstimate):
         return [
             {"singular_value": float(value), "kept": place < result.rank}
             for place, value in enumerate(result.singular_values)
         ]
+    if isinstance(result, SpectrumComparison):
+        spectra = result.eigenvalues
+        longest = max((len(values) for values in spectra.values()), default=0)
+        return [
+            {"index": i + 1}
+            | {
+                label: float(values[i]) if i < len(values) else None
+                for label, values in spectra.items()
+            }
+            for i in range(longest)
+        ]
     return result.rows()
+
+
+def columns_of(rows: list[Row]) -> list[str]:
+    """Return the columns of all rows: a sweep may know more of later points."""
+    return list(dict.fromkeys(column for row in rows for column in row))
 
 
 def to_csv(rows: list[Row], *, delimiter: str = ",") -> str:
@@ -39,7 +55,7 @@ def to_csv(rows: list[Row], *, delimiter: str = ",") -> str:
         return ""
     buffer = io.StringIO()
     writer = csv.writer(buffer, delimiter=delimiter, lineterminator="\n")
-    columns = list(rows[0])
+    columns = columns_of(rows)
     writer.writerow(columns)
     for row in rows:
         values = [row.get(column) for column in columns]
@@ -64,7 +80,7 @@ def make_table(name: str, caption: str, rows: list[Row]) -> Table | None:
     """Make a page's table; a column ``x_error`` is read beside its ``x``."""
     if not rows:
         return None
-    columns = [c for c in rows[0] if not _is_error(c, rows[0])]
+    columns = [c for c in columns_of(rows) if not _is_error(c, rows[0])]
     cells = tuple(tuple(_cell(row, column) for column in columns) for row in rows)
     heads = tuple(
         column.replace("_", " ")
@@ -76,10 +92,17 @@ def make_table(name: str, caption: str, rows: list[Row]) -> Table | None:
         caption=caption,
         heads=heads,
         cells=cells,
-        numeric=tuple(type(rows[0][c]) in (int, float) for c in columns),
+        numeric=tuple(_is_numeric(rows, column) for column in columns),
         marked=tuple(row.get("converged") is False for row in rows),
         tsv=to_csv(rows, delimiter="\t"),
     )
+
+
+def _is_numeric(rows: list[Row], column: str) -> bool:
+    """Tell whether the first value of a column that is there at all is a number."""
+    values = (row.get(column) for row in rows)
+    first = next((value for value in values if value is not None), None)
+    return type(first) in (int, float)
 
 
 def _is_error(column: str, row: Row) -> bool:
@@ -91,9 +114,9 @@ def _has_error(column: str, rows: list[Row]) -> bool:
 
 
 def _cell(row: Row, column: str) -> str:
-    value = row[column]
-    if f"{column}_error" in row:
+    value = row.get(column)
+    if f"{column}_error" in row and value is not None:
         return with_error(value, row[f"{column}_error"])
-    if column == "relative_residual":
+    if column == "relative_residual" and value is not None:
         return number(value, digits=2)
     return cell(value)

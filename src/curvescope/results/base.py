@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 from torch import Tensor
 
 from curvescope._core import files
@@ -160,7 +161,8 @@ def load(folder: str | Path, name: str) -> Result:
         raise ValueError(text)
     tensor_path = path.with_suffix(".safetensors")
     tensors = files.read_tensors(tensor_path) if tensor_path.exists() else {}
-    return _unpack_result(kind, content["fields"], tensors)
+    result: Result = _unpack_result(kind, content["fields"], tensors)
+    return result
 
 
 def _pack(value: Any, tensors: dict[str, Tensor], path: str = "") -> Any:
@@ -177,6 +179,9 @@ def _pack(value: Any, tensors: dict[str, Tensor], path: str = "") -> Any:
         return {str(k): _pack(v, tensors, f"{path}.{k}") for k, v in value.items()}
     if isinstance(value, (list, tuple)):
         return [_pack(v, tensors, f"{path}.{i}") for i, v in enumerate(value)]
+    if isinstance(value, np.generic):
+        # An integer of NumPy's is none of Python's, and would become text.
+        return _pack(value.item(), tensors, path)
     if isinstance(value, (str, int, float, bool)) or value is None:
         return value
     return str(value)
@@ -192,9 +197,10 @@ def _pack_fields(value: Any, tensors: dict[str, Tensor], path: str) -> dict[str,
 
 def _unpack(value: Any, tensors: Mapping[str, Tensor]) -> Any:
     if isinstance(value, dict):
-        if set(value) == {"tensor"}:
+        # A mapping may have these words as its own keys: its values are no text then.
+        if set(value) == {"tensor"} and isinstance(value["tensor"], str):
             return tensors[value["tensor"]]
-        if set(value) == {"result", "fields"}:
+        if set(value) == {"result", "fields"} and isinstance(value["result"], str):
             return _unpack_result(_KINDS[value["result"]], value["fields"], tensors)
         return {k: _unpack(v, tensors) for k, v in value.items()}
     if isinstance(value, list):

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from tests.unit.plots import synthetic
+from tests.unit.plots import synthetic, synthetic_ranks
 
 from curvescope import plots
 from curvescope.plots.style import PALETTE
@@ -21,6 +21,9 @@ ALL = {
     "effective_dimension": synthetic.effective_dimension,
     "layers": synthetic.layers,
     "rank": synthetic.rank,
+    "rank_report": synthetic_ranks.report,
+    "comparison": synthetic_ranks.comparison,
+    "picture": synthetic_ranks.picture,
 }
 
 
