@@ -172,7 +172,7 @@ def tanh(name: str, *widths: int, num_samples: int, bias: bool = False) -> Task:
     return _task(name, description, model, [(inputs, labels)])
 
 
-PROBLEMS: dict[str, Callable[[], Task]] = {
+PRODUCTS: dict[str, Callable[[], Task]] = {
     "mlp": mlp,
     "mlp-ragged": mlp_ragged,
     "gpt": gpt,
@@ -195,7 +195,8 @@ ASSEMBLED: dict[str, Callable[[], Task]] = {
     name: partial(tanh, name, *widths, num_samples=num_samples, bias=bias)
     for name, widths, num_samples, bias in _TANH
 }
-PROBLEMS.update(ASSEMBLED)
+TIMED_ASSEMBLED = ("tanh-920", "tanh-1050", "tanh-3776-few", "tanh-3776")
+PROBLEMS = {**PRODUCTS, **ASSEMBLED}
 
 
 def _mlp(name: str, description: str, *sizes: int) -> Task:

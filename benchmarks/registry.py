@@ -66,7 +66,9 @@ _TORCH, _JAX = f"{_PEERS}.torch_matrices", f"{_PEERS}.jax_matrices"
 
 def _assembler(key: str, module: str, factory: str, venv: str) -> Implementation:
     sets = ("hessian", "hessian+ggn")
-    return Implementation(key, module, factory, venv, sets, "benchmarks.assembly_worker")
+    return Implementation(
+        key, module, factory, venv, sets, "benchmarks.assembly_worker"
+    )
 
 
 ASSEMBLERS = (

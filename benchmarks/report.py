@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-BEGIN, END = "<!-- benchmarks:begin -->", "<!-- benchmarks:end -->"
+MARKERS = "benchmarks"
 MATRICES = {"hessian": "Hessian", "ggn": "GGN"}
 # A float32 product that is further off than this is not the matrix's product.
 WRONG = 1e-3
@@ -36,8 +36,8 @@ def short(run: dict[str, Any]) -> str:
     shown = [(p, m) for p, m in shown if run["problems"][p]["num_batches"] == 1]
     names = _names(run, shown)
     lines = [
-        _line("", *(f"{MATRICES[m]}, {p}" for p, m in shown)),
-        _line("---", *("---:" for _ in shown)),
+        line("", *(f"{MATRICES[m]}, {p}" for p, m in shown)),
+        line("---", *("---:" for _ in shown)),
     ]
     for name in names:
         cells = []
@@ -45,7 +45,7 @@ def short(run: dict[str, Any]) -> str:
             rows = _rows(run, problem, matrix)
             row = rows.get((name, 1))
             cells.append("-" if row is None else _ratio(row, rows, 1))
-        lines.append(_line(name, *cells))
+        lines.append(line(name, *cells))
     head = (
         "Time of one product over the time of one gradient. Bold: the fastest, and those "
         "that the rounds do not tell apart from it. A product that is off by more than "
@@ -54,20 +54,21 @@ def short(run: dict[str, Any]) -> str:
     return "\n\n".join([head, "\n".join(lines), caption(run)])
 
 
-def caption(run: dict[str, Any]) -> str:
+def caption(run: dict[str, Any], *, dtype: str = "float32") -> str:
     """Say what it was measured on and how disturbed."""
     environment = run["environment"]
-    conditions = [facts["conditions"] for facts in run["problems"].values()]
+    measured = [*run["problems"].values(), *run.get("commands", [])]
+    conditions = [facts["conditions"] for facts in measured]
     others = [found["cores_busy_with_others"] for found in conditions]
     threads = environment["threads"]
     text = (
         f"Measured {run['date']} on {environment['cpu']}, {environment['cores']} cores, "
         f"{threads} thread{'s' if threads > 1 else ''}, torch {environment['torch']}, "
-        f"float32: medians of {ROUNDS} interleaved rounds unless noted."
+        f"{dtype}: medians of {ROUNDS} interleaved rounds unless noted."
     )
     if environment["clock"] == "cpu":
         text += " Times are processor time."
-    if None in others or max(others) > QUIET:
+    if None in others or max(others, default=0.0) > QUIET:
         average = max(found["load_average_start"][0] for found in conditions)
         much = (
             "" if None in others else f", which kept up to {max(others):.1f} cores busy"
@@ -92,7 +93,7 @@ def _facts(run: dict[str, Any], problem: str, facts: dict[str, Any]) -> str:
         middle = gradients[len(gradients) // 2]
         text += f"; one gradient takes {1e3 * middle:.3g} ms"
     if facts["gradient_peak_bytes"] is not None:
-        text += f" and {_mib(facts['gradient_peak_bytes'])} MiB"
+        text += f" and {mib(facts['gradient_peak_bytes'])} MiB"
     return text + "."
 
 
@@ -101,8 +102,8 @@ def _table(run: dict[str, Any], problem: str, matrix: str) -> str:
     widths = sorted({k for _, k in rows})
     head = [f"{k} column{'s' if k > 1 else ''}" for k in widths]
     lines = [
-        _line(MATRICES[matrix], *head, "relative error", "peak MiB", "build s"),
-        _line("---", *("---:" for _ in head), "---:", "---:", "---:"),
+        line(MATRICES[matrix], *head, "relative error", "peak MiB", "build s"),
+        line("---", *("---:" for _ in head), "---:", "---:", "---:"),
     ]
     for name in dict.fromkeys(name for name, _ in rows):
         mine = [rows[name, k] for k in widths if (name, k) in rows]
@@ -114,10 +115,10 @@ def _table(run: dict[str, Any], problem: str, matrix: str) -> str:
         ]
         first = mine[0]
         version = f"{name} {first['version']}"
-        peak = " / ".join(_mib(r["peak_bytes"]) for r in mine)
+        peak = " / ".join(mib(r["peak_bytes"]) for r in mine)
         build = first["build_seconds"] + first["first_product_seconds"]
         worst = max(r["relative_error"] for r in mine)
-        lines.append(_line(version, *cells, _error(worst), peak, f"{build:.2f}"))
+        lines.append(line(version, *cells, _error(worst), peak, f"{build:.2f}"))
     return "\n".join(lines)
 
 
@@ -193,27 +194,38 @@ def _error(value: float) -> str:
     return text if value <= WRONG else f"**{text}**"
 
 
-def _mib(num: int | None) -> str:
+def mib(num: int | None) -> str:
     return "?" if num is None else f"{num / 2**20:.0f}"
 
 
-def _line(*cells: str) -> str:
+def line(*cells: str) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def insert(path: Path, text: str) -> None:
-    """Replace what stands between the markers of ``path``.
+def has_markers(path: Path, name: str) -> bool:
+    """Whether ``path`` has a place for the tables ``name``."""
+    return any(marker in path.read_text() for marker in markers(name))
+
+
+def markers(name: str) -> tuple[str, str]:
+    """Return what stands before and after the tables ``name``."""
+    return f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
+
+
+def insert(path: Path, text: str, name: str = MARKERS) -> None:
+    """Replace what stands between the markers ``name`` of ``path``.
 
     Raises:
         ValueError: If the markers are not there once each, in order.
     """
+    begin, end = markers(name)
     content = path.read_text()
-    if content.count(BEGIN) != 1 or content.count(END) != 1:
-        message = f"`{path.name}` must have one `{BEGIN}` and one `{END}`."
+    if content.count(begin) != 1 or content.count(end) != 1:
+        message = f"`{path.name}` must have one `{begin}` and one `{end}`."
         raise ValueError(message)
-    before, rest = content.split(BEGIN)
-    _, after = rest.split(END)
-    path.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}")
+    before, rest = content.split(begin)
+    _, after = rest.split(end)
+    path.write_text(f"{before}{begin}\n{text}\n{end}{after}")
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -1,8 +1,8 @@
-"""Time one product of the Hessian and the GGN against one gradient and the peers.
+"""Time products with Hessian and GGN, or whole exact matrices, against the peers.
 
-    python benchmarks/run.py [--quick] [--problems mlp gpt] [--rounds 5] ...
+    python benchmarks/run.py [--suite exact] [--quick] [--problems mlp gpt] ...
 
-Writes ``benchmarks/results/products_<hardware>_<yyyymmdd>.json`` and, from it, the
+Writes ``benchmarks/results/<suite>_<hardware>_<yyyymmdd>.json`` and, from it, the
 tables in the documentation and the README. A second run of the same day on the same
 terms replaces the problems that it measures and leaves the others.
 
@@ -21,11 +21,12 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # so that it also runs as a script
 
-from benchmarks import environment, process, report  # noqa: E402
+from benchmarks import environment  # noqa: E402
+from benchmarks.commands import COMMANDS  # noqa: E402
 from benchmarks.measure import CLOCKS  # noqa: E402
-from benchmarks.problems import PROBLEMS, TIMED  # noqa: E402
-from benchmarks.registry import IMPLEMENTATIONS, Implementation  # noqa: E402
-from benchmarks.runner import Outcome, Runner, Settings  # noqa: E402
+from benchmarks.problems import PROBLEMS  # noqa: E402
+from benchmarks.runner import Outcome  # noqa: E402
+from benchmarks.suites import SUITES  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results"
 
@@ -33,48 +34,79 @@ RESULTS = ROOT / "benchmarks" / "results"
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--suite", choices=sorted(SUITES), default="products")
+    parser.add_argument("--problems", nargs="*")
+    parser.add_argument("--matrices", nargs="+")
     parser.add_argument(
-        "--problems", nargs="+", default=list(TIMED), choices=sorted(PROBLEMS)
+        "--columns", nargs="+", type=int, default=(1, 8, 32), help="products only"
     )
-    parser.add_argument("--matrices", nargs="+", default=("hessian", "ggn"))
-    parser.add_argument("--columns", nargs="+", type=int, default=(1, 8, 32))
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--clock", choices=sorted(CLOCKS), default="wall")
-    parser.add_argument("--budget-minutes", type=float, default=8.0)
+    parser.add_argument("--budget-minutes", type=float)
+    parser.add_argument(
+        "--most-seconds",
+        type=float,
+        default=60.0,
+        help="exact only: for the rounds of one way on one problem",
+    )
+    keys = [command.key for command in COMMANDS]
+    parser.add_argument(
+        "--commands",
+        nargs="*",
+        choices=keys,
+        help="exact only: whole commands to time (default: all)",
+    )
     parser.add_argument(
         "--only", nargs="+", help="keys of implementations (default: all)"
     )
     parser.add_argument(
         "--quick",
         action="store_true",
-        help="mlp, one column, two rounds; writes no tables",
+        help="one problem, two rounds, no commands; writes no tables",
     )
     parser.add_argument("--out", type=Path, help="where the JSON goes")
     options = parser.parse_args(arguments)
     if options.clock == "cpu" and options.threads != 1:
         parser.error("--clock cpu must come with --threads 1")
+    _fill(parser, options)
     return options
+
+
+def _fill(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """Put the suite's defaults where nothing was said; refuse what it has not."""
+    suite = SUITES[options.suite]
+    if options.problems is None:
+        options.problems = [suite.quick] if options.quick else list(suite.timed)
+    options.matrices = tuple(options.matrices or suite.matrices)
+    for option, has in (("problems", suite.problems), ("matrices", suite.matrices)):
+        foreign = [name for name in getattr(options, option) if name not in has]
+        if foreign:
+            parser.error(
+                f"--{option} must be of {', '.join(has)} with --suite {suite.name}; "
+                f"got {', '.join(foreign)}"
+            )
+    if options.rounds is None:
+        options.rounds = 2 if options.quick else 5
+    if options.budget_minutes is None:
+        options.budget_minutes = suite.budget_minutes
+    if options.commands is None:
+        options.commands = [] if options.quick else [c.key for c in COMMANDS]
 
 
 def main(arguments: list[str] | None = None) -> Path:
     """Measure, write the JSON and the tables; return the JSON's path."""
     options = parse(arguments)
-    settings = Settings(
-        problems=("mlp",) if options.quick else tuple(options.problems),
-        matrices=tuple(options.matrices),
-        columns=(1,) if options.quick else tuple(sorted(set(options.columns))),
-        rounds=2 if options.quick else options.rounds,
-        budget=60 * options.budget_minutes,
-        shares=TIMED,
-    )
+    suite = SUITES[options.suite]
     chosen = [
-        i for i in IMPLEMENTATIONS if options.only is None or i.key in options.only
+        i
+        for i in suite.implementations
+        if options.only is None or i.key in options.only
     ]
     there = [i for i in chosen if i.python.exists()]
     facts = environment.describe(options.threads, options.clock)
     neighbours = environment.Neighbours()
-    outcome = _measure(settings, there, options.threads, options.clock)
+    settings, outcome = suite.measure(options, there)
     for missing in (i for i in chosen if i not in there):
         reason = f"no environment at {missing.venv}: run `make bench-setup`"
         outcome.absent.append({"implementation": missing.key, "reason": reason})
@@ -83,43 +115,32 @@ def main(arguments: list[str] | None = None) -> Path:
         **environment.source(),
         "settings": dataclasses.asdict(settings),
     }
-    for problem in outcome.problems.values():
-        problem["conditions"] = conditions
-    path = options.out or _path(facts)
-    write(path, facts, outcome)
+    for measured in (*outcome.problems.values(), *outcome.commands):
+        measured["conditions"] = conditions
+    path = options.out or _path(suite.name, facts)
+    write(path, facts, outcome, theme=suite.name)
     print(f"results: {path}")
     if options.quick or options.out:
-        print(report.full(json.loads(path.read_text())))
+        print(suite.full(json.loads(path.read_text())))
     else:
-        report.main([str(path)])
+        suite.publish([str(path)])
     return path
 
 
-def _measure(
-    settings: Settings, implementations: list[Implementation], threads: int, clock: str
-) -> Outcome:
-    runner = Runner(
-        settings,
-        implementations,
-        start=lambda *a: process.start(*a, threads=threads, clock=clock),
-        exact=lambda *a: process.exact_products(*a, threads=threads),
-        say=lambda text: print(text, flush=True),
-    )
-    return runner.run()
-
-
-def _path(facts: dict[str, Any]) -> Path:
+def _path(theme: str, facts: dict[str, Any]) -> Path:
     today = dt.datetime.now(dt.UTC).strftime("%Y%m%d")
-    return RESULTS / f"products_{environment.hardware_slug(facts)}_{today}.json"
+    return RESULTS / f"{theme}_{environment.hardware_slug(facts)}_{today}.json"
 
 
-def write(path: Path, facts: dict[str, Any], outcome: Outcome) -> None:
+def write(
+    path: Path, facts: dict[str, Any], outcome: Outcome, *, theme: str = "products"
+) -> None:
     """Write a run as JSON, complete or not at all, beside what the file has of others."""
     found = dataclasses.asdict(outcome)
     if path.exists():
         found = merged(json.loads(path.read_text()), facts, found)
     today = dt.datetime.now(dt.UTC).date().isoformat()
-    content = {"theme": "products", "date": today, "environment": facts, **found}
+    content = {"theme": theme, "date": today, "environment": facts, **found}
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps(content, indent=1) + "\n")
@@ -132,11 +153,15 @@ def merged(
     """Return the new results with the old ones of other problems, if comparable."""
     if old["environment"] != facts:
         return new
-    again = new["problems"].keys()
+    again = {
+        *new["problems"],
+        *(entry["problem"] for entry in (*new["failed"], *new["commands"])),
+    }
     problems = {**old["problems"], **new["problems"]}
     kept = {
-        key: [entry for entry in old[key] if entry["problem"] not in again]
-        for key in ("rows", "failed", "skipped")
+        # Files of before there were commands have none.
+        key: [entry for entry in old.get(key, []) if entry["problem"] not in again]
+        for key in ("rows", "failed", "skipped", "commands")
     }
     return {
         "problems": {name: problems[name] for name in PROBLEMS if name in problems},

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from benchmarks.peers.torch_matrices import refuse_if_too_large
 from benchmarks.problems import Task
 
-jax.config.update("jax_enable_x64", True)  # noqa: FBT003 - its name and value
+jax.config.update("jax_enable_x64", True)
 
 BLOCKS = (16, 64, 256, 1024)
 # Samples that the published code differentiates at once.
@@ -55,7 +55,11 @@ class JaxMatrices:
         ((inputs, targets),) = task.batches
         theta, unravel = ravel_pytree(_weights(task.model))
         self._num_params = task.num_params
-        self._arguments = (theta, jnp.asarray(inputs.numpy()), jnp.asarray(targets.numpy()))
+        self._arguments = (
+            theta,
+            jnp.asarray(inputs.numpy()),
+            jnp.asarray(targets.numpy()),
+        )
 
         def loss(theta: Any, x: Any, y: Any) -> Any:
             log_p = jax.nn.log_softmax(_mlp(unravel(theta), x))
@@ -64,8 +68,10 @@ class JaxMatrices:
         def hessian(theta: Any, x: Any, y: Any, num: int) -> Any:
             return self._way(lambda t: loss(t, x, y), theta, num, block)
 
-        def ggn(theta: Any, x: Any, y: Any, num: int) -> Any:
-            outputs = lambda t, one: _mlp(unravel(t), one)  # noqa: E731
+        def ggn(theta: Any, x: Any, *_: Any) -> Any:
+            def outputs(t: Any, one: Any) -> Any:
+                return _mlp(unravel(t), one)
+
             J_NKP = jax.vmap(jax.jacrev(outputs), (None, 0))(theta, x)
             P_NK = jax.nn.softmax(_mlp(unravel(theta), x))
             C_NKK = jax.vmap(lambda p: jnp.diag(p) - jnp.outer(p, p))(P_NK)
@@ -123,7 +129,7 @@ def _mlp(weights: list[dict[str, Any]], x: Any) -> Any:
     return x
 
 
-def _by_hessian(loss: Function, theta: Any, num: int, block: int | None) -> Any:
+def _by_hessian(loss: Function, theta: Any, *_: Any) -> Any:
     return jax.hessian(loss)(theta)
 
 

@@ -6,19 +6,12 @@ sample by sample, the loss's Hessians between them, one matrix product.
 
 import os
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.func import (
-    functional_call,
-    grad,
-    hessian as func_hessian,
-    jacfwd,
-    jacrev,
-    jvp,
-    linearize,
-    vmap,
-)
+from torch.func import functional_call, grad, jacfwd, jacrev, jvp, linearize, vmap
+from torch.func import hessian as func_hessian
 
 from benchmarks.problems import Task
 
@@ -115,9 +108,7 @@ def refuse_if_too_large(task: Task) -> None:
         raise ValueError(message)
 
 
-def _by_hessian(
-    loss: Callable[[Tensor], Tensor], theta: Tensor, num: int, block: int | None
-) -> Tensor:
+def _by_hessian(loss: Callable[[Tensor], Tensor], theta: Tensor, *_: Any) -> Tensor:
     return func_hessian(loss)(theta)
 
 

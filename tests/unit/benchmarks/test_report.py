@@ -120,13 +120,14 @@ def test_absent_and_skipped_are_listed(run):
 
 def test_tables_replace_what_stands_between_the_markers(run, tmp_path):
     page = tmp_path / "page.md"
-    page.write_text(f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n")
+    begin, end = report.markers("benchmarks")
+    rest = "<!-- others:begin -->\nothers\n<!-- others:end -->\n"
+    page.write_text(f"before\n{begin}\nold\n{end}\nafter\n{rest}")
 
     report.insert(page, "new")
     report.insert(page, "newer")
 
-    expected = f"before\n{report.BEGIN}\nnewer\n{report.END}\nafter\n"
-    assert page.read_text() == expected
+    assert page.read_text() == f"before\n{begin}\nnewer\n{end}\nafter\n{rest}"
 
 
 def test_a_page_without_markers_is_refused_and_left_alone(tmp_path):
