@@ -118,6 +118,8 @@ def certified_ranks(
 def uncertifiable(net: FeedForward) -> str | None:
     """Return why a net has no certificate; ``None`` if it can have one."""
     loss = net.problem.loss
+    if net.input_maps:
+        return "the inputs were mapped to other coordinates, and rounded there"
     if type(loss) not in _LOSSES:
         return f"the derivatives of the loss {loss.name!r} are not known as polynomials"
     if isinstance(loss, CrossEntropy) and (
