@@ -78,12 +78,9 @@ def facts(net: FeedForward) -> dict[str, Any]:
     biases = tuple(layer.bias is not None for layer in net.layers)
     any_bias, all_biases = any(biases), all(biases)
     geometry = input_geometry(net, centred=any_bias)
-    inputs = decisions.rank("input_rank", geometry.values, geometry.tolerance)
-    centred = None
+    centred, inputs = None, _span_of_inputs(decisions, "input_rank", geometry)
     if any_bias:
-        centred = decisions.rank(
-            "centred_input_rank", geometry.values, geometry.tolerance
-        )
+        centred = _span_of_inputs(decisions, "centred_input_rank", geometry)
         inputs += _mean_counts(decisions, geometry, net.problem.num_samples)
     easy = standardised(net)
     sums = data_sums(easy, extended=any_bias)
@@ -134,6 +131,13 @@ def _kind(net: FeedForward) -> str:
         return "linear"
     homogeneous = all(activation.homogeneous for activation in net.activations)
     return "homogeneous" if homogeneous else "smooth"
+
+
+def _span_of_inputs(decisions: _Decisions, name: str, geometry: InputGeometry) -> int:
+    rank = decisions.rank(name, geometry.values, geometry.tolerance)
+    clear = rank == 0 or float(geometry.values[rank - 1]) >= 1e3 * geometry.noise
+    decisions.certain[name] = decisions.certain[name] and clear
+    return rank
 
 
 def _mean_counts(decisions: _Decisions, geometry: InputGeometry, num: int) -> int:

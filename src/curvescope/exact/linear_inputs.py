@@ -25,6 +25,9 @@ class InputGeometry:
         directions: Their right singular vectors that are kept, ``(d, r)``.
         rank: r.
         tolerance: Threshold of the singular values.
+        noise: What the rounding of the stored inputs makes of them, where a mean was
+            subtracted: directions down there are real to the numbers, but may not be
+            meant.
     """
 
     shift: Tensor
@@ -33,6 +36,7 @@ class InputGeometry:
     directions: Tensor
     rank: int
     tolerance: float
+    noise: float
 
     def basis(self) -> Tensor:
         """Return an orthonormal basis of the (centred) inputs' row space, ``(d, r)``."""
@@ -71,18 +75,23 @@ def input_geometry(net: FeedForward, *, centred: bool) -> InputGeometry:
     if centred:
         # The triangle without the constant's row and column is that of the centred data.
         rows = torch.linalg.qr(rows, mode="r").R[1:, 1:]
-    return _geometry(rows, shift, largest)
+    return _geometry(rows, shift, largest, num=net.problem.num_samples)
 
 
-def _geometry(rows: Tensor, shift: Tensor, largest: Tensor) -> InputGeometry:
+def _geometry(
+    rows: Tensor, shift: Tensor, largest: Tensor, *, num: int
+) -> InputGeometry:
     lengths = rows.norm(dim=0)
     # Less than a quarter of the spacing of the column's numbers is no variation at all.
-    lengths = torch.where(lengths > 0.25 * _EPS * largest, lengths, 0.0)
+    live = lengths > 0.25 * _EPS * largest
+    lengths = torch.where(live, lengths, 0.0)
+    largest = torch.where(live, largest, 0.0)
     scale = torch.where(lengths > 0, lengths, 1.0)
-    live = torch.where(lengths > 0, rows / scale, 0.0)
-    _, values, directions_t = torch.linalg.svd(live, full_matrices=False)
+    equal = torch.where(live, rows / scale, 0.0)
+    _, values, directions_t = torch.linalg.svd(equal, full_matrices=False)
     top = float(values[0]) if len(values) else 0.0
     tolerance = 8 * rows.shape[1] * _EPS * top
+    noise = _EPS * num**0.5 * float((largest / scale).max())
     rank = int((values > tolerance).sum())
     return InputGeometry(
         shift=shift,
@@ -91,6 +100,7 @@ def _geometry(rows: Tensor, shift: Tensor, largest: Tensor) -> InputGeometry:
         directions=directions_t[:rank].T,
         rank=rank,
         tolerance=tolerance,
+        noise=noise,
     )
 
 
