@@ -20,15 +20,13 @@ where a bias is asked for. Only rows of the lower triangle are computed, then mi
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, final
+from typing import final
 
 import torch
 from torch import Tensor
 
 from curvescope.autodiff.layout import Layout
 from curvescope.exact.network import FeedForward
-
-Part = Literal["hessian", "ggn", "functional"]
 
 # Temporaries of one chunk of samples, and of one tile of a product, both in bytes.
 # Smaller tiles scatter faster and multiply slower (measured).
@@ -40,7 +38,7 @@ _MIRROR = 256
 
 @final
 @dataclass(frozen=True)
-class _Piece:
+class Piece:
     """One selected parameter of a layer: columns of x, and its place in the vector."""
 
     columns: slice
@@ -50,12 +48,12 @@ class _Piece:
 
 @final
 @dataclass(frozen=True)
-class _Block:
+class Block:
     """One layer of which something is selected."""
 
     index: int
     outputs: int
-    pieces: tuple[_Piece, ...]
+    pieces: tuple[Piece, ...]
     has_weight: bool
 
     @property
@@ -86,14 +84,15 @@ class _State:
 
 
 def mlp_matrices(
-    net: FeedForward, layout: Layout, parts: Sequence[Part], *, scale: float = 1.0
-) -> dict[Part, Tensor]:
+    net: FeedForward, layout: Layout, parts: Sequence[str], *, scale: float = 1.0
+) -> dict[str, Tensor]:
     """Assemble matrices of the loss sum, times ``scale``, of whole parameters.
 
     Args:
         net: The net.
         layout: The selected parameters; its ``entries`` are not looked at.
-        parts: Which matrices; each is its own computation.
+        parts: Any of ``"hessian"``, ``"ggn"``, ``"functional"``; each is its own
+            computation.
         scale: Factor of all entries.
 
     Returns:
@@ -103,10 +102,10 @@ def mlp_matrices(
         About ``n P^2`` multiplications a matrix in matrix products, whatever the number
         of outputs; ``8 P^2`` bytes a matrix and some hundred megabytes.
     """
-    blocks = _blocks(net, layout)
+    blocks = selected_blocks(net, layout)
     size = layout.full_size
     like = net.layers[0].weight
-    matrices: dict[Part, Tensor] = {}
+    matrices: dict[str, Tensor] = {}
     for part in parts:
         # Blocks of the functional Hessian may be zero; the others are written wholly.
         make = torch.zeros if part == "functional" else torch.empty
@@ -118,7 +117,7 @@ def mlp_matrices(
             for part, matrix in matrices.items():
                 _accumulate(matrix, net, blocks, state, part, add=number > 0)
         for matrix in matrices.values():
-            _mirror(matrix)
+            mirror(matrix)
     return matrices
 
 
@@ -137,12 +136,13 @@ def samples_at_once(net: FeedForward, layout: Layout) -> int:
 
 def _bytes_per_sample(net: FeedForward, layout: Layout) -> int:
     outputs = net.widths[1:]
-    inputs = max(block.width for block in _blocks(net, layout))
+    inputs = max(block.width for block in selected_blocks(net, layout))
     squares = sum(m * m for m in outputs) + 6 * max(outputs) ** 2
     return 8 * (6 * sum(net.widths) + squares + 2 * inputs * inputs)
 
 
-def _blocks(net: FeedForward, layout: Layout) -> list[_Block]:
+def selected_blocks(net: FeedForward, layout: Layout) -> list[Block]:
+    """Return the layers of which something is selected, first to last."""
     starts, start = {}, 0
     for name, shape in zip(layout.names, layout.shapes, strict=True):
         starts[name] = start
@@ -153,14 +153,14 @@ def _blocks(net: FeedForward, layout: Layout) -> list[_Block]:
         pieces = []
         if layer.weight_name in starts:
             where = starts[layer.weight_name]
-            pieces.append(_Piece(slice(0, inputs), inputs, where))
+            pieces.append(Piece(slice(0, inputs), inputs, where))
         has_weight = bool(pieces)
         if layer.bias_name in starts:
             column = inputs if has_weight else 0
             where = starts[layer.bias_name]
-            pieces.append(_Piece(slice(column, column + 1), 1, where))
+            pieces.append(Piece(slice(column, column + 1), 1, where))
         if pieces:
-            blocks.append(_Block(index, outputs, tuple(pieces), has_weight))
+            blocks.append(Block(index, outputs, tuple(pieces), has_weight))
     return blocks
 
 
@@ -206,7 +206,7 @@ def _state(net: FeedForward, inputs: Tensor, delta: Tensor, second: Tensor) -> _
     )
 
 
-def _curvatures(net: FeedForward, state: _State, part: Part) -> list[Tensor | None]:
+def _curvatures(net: FeedForward, state: _State, part: str) -> list[Tensor | None]:
     """Return Q of every layer, ``(n, m, m)``; ``None`` where it is zero."""
     top = None if part == "functional" else state.output_hessian
     found: list[Tensor | None] = [top]
@@ -232,9 +232,9 @@ def _curvatures(net: FeedForward, state: _State, part: Part) -> list[Tensor | No
 def _accumulate(
     matrix: Tensor,
     net: FeedForward,
-    blocks: list[_Block],
+    blocks: list[Block],
     state: _State,
-    part: Part,
+    part: str,
     *,
     add: bool,
 ) -> None:
@@ -275,9 +275,7 @@ def _accumulate(
                 _distant(matrix, row, column, E, g, y)
 
 
-def _view(
-    matrix: Tensor, row: _Block, p: _Piece, column: _Block, q: _Piece
-) -> Tensor:
+def _view(matrix: Tensor, row: Block, p: Piece, column: Block, q: Piece) -> Tensor:
     """Return the place of two parameters as a view ``(a, b, c, e)``."""
     rows = slice(p.start, p.start + row.outputs * p.width)
     columns = slice(q.start, q.start + column.outputs * q.width)
@@ -295,9 +293,7 @@ def _step(entries_per_unit: int) -> int:
     return max(1, _TILE_BYTES // (8 * entries_per_unit))
 
 
-def _diagonal(
-    matrix: Tensor, row: _Block, Q: Tensor, x: Tensor, *, add: bool
-) -> None:
+def _diagonal(matrix: Tensor, row: Block, Q: Tensor, x: Tensor, *, add: bool) -> None:
     """One layer with itself: symmetric in (a, c) and in (b, e), so a quarter of it."""
     n, m, width = len(x), row.outputs, x.shape[1]
     a, c = torch.tril_indices(m, m, device=x.device)
@@ -347,7 +343,9 @@ def _unit_groups(units: int, columns: int) -> Iterator[tuple[int, int]]:
     limit, first = _step(columns), 0
     while first < units:
         last = first + 1
-        while last < units and (last + 1) * (last + 2) - first * (first + 1) <= 2 * limit:
+        while (
+            last < units and (last + 1) * (last + 2) - first * (first + 1) <= 2 * limit
+        ):
             last += 1
         yield first, last
         first = last
@@ -355,8 +353,8 @@ def _unit_groups(units: int, columns: int) -> Iterator[tuple[int, int]]:
 
 def _outer(
     matrix: Tensor,
-    row: _Block,
-    column: _Block,
+    row: Block,
+    column: Block,
     S: Tensor,
     x: Tensor,
     y: Tensor,
@@ -378,7 +376,7 @@ def _outer(
 
 
 def _adjacent(
-    matrix: Tensor, row: _Block, column: _Block, g: Tensor, slope: Tensor, y: Tensor
+    matrix: Tensor, row: Block, column: Block, g: Tensor, slope: Tensor, y: Tensor
 ) -> None:
     """The second sum for neighbours, where E is diagonal: only ``b == c``."""
     U = (g[:, :, None] * slope[:, None, :]).view(len(y), -1)
@@ -391,8 +389,8 @@ def _adjacent(
 
 def _distant(
     matrix: Tensor,
-    row: _Block,
-    column: _Block,
+    row: Block,
+    column: Block,
     E: Tensor,
     g: Tensor,
     y: Tensor,
@@ -410,7 +408,7 @@ def _distant(
             place.add_(product[..., q.columns].permute(2, 0, 1, 3))
 
 
-def _mirror(matrix: Tensor) -> None:
+def mirror(matrix: Tensor) -> None:
     """Copy the lower triangle onto the upper one, tile by tile."""
     size = len(matrix)
     for first in range(0, size, _MIRROR):

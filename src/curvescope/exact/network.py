@@ -153,14 +153,20 @@ class FeedForward:
         factor = self.problem.loss.output_factor(samples.outputs, samples.targets)
         if factor is not None:
             return factor
-        values, vectors = torch.linalg.eigh(self.output_hessians(samples))
-        floor = -values.shape[-1] * torch.finfo(torch.float64).eps
-        if bool((values < floor * values.abs().amax(-1, keepdim=True)).any()):
-            return None
-        # An eigenvalue of zero comes out as rounding, whose root would count as a rank.
-        noise = -floor * values.amax(-1, keepdim=True)
-        values = torch.where(values > noise, values, 0.0)
-        return values.sqrt()[:, :, None] * vectors.transpose(1, 2)
+        return semidefinite_factor(self.output_hessians(samples))
+
+
+def semidefinite_factor(matrices: Tensor) -> Tensor | None:
+    """Return R with ``R' R`` each of the matrices ``(n, K, K)``; ``None`` if indefinite."""
+    values, vectors = torch.linalg.eigh(matrices)
+    floor = -values.shape[-1] * torch.finfo(torch.float64).eps
+    if bool((values < floor * values.abs().amax(-1, keepdim=True)).any()):
+        return None
+    # An eigenvalue of zero comes out as rounding, whose root would count as a rank.
+    noise = -floor * values.amax(-1, keepdim=True)
+    values = torch.where(values > noise, values, 0.0)
+    factor: Tensor = values.sqrt()[:, :, None] * vectors.transpose(1, 2)
+    return factor
 
 
 def feed_forward(problem: Problem) -> FeedForward | None:
@@ -253,7 +259,7 @@ def _layer(
 def _same_outputs(net: FeedForward, parameters: dict[str, Tensor]) -> bool:
     """Compare with the model's own forward pass, on a few samples."""
     batch = next(iter(net.problem.batches())).part(0, 8)
-    if not isinstance(batch.inputs, Tensor):
+    if not isinstance(batch.inputs, Tensor) or batch.inputs.ndim < 2:
         return False
     with net.problem.network.running(), torch.no_grad():
         own = net.problem.outputs(batch, parameters)
