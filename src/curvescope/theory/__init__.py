@@ -24,7 +24,7 @@ from curvescope.theory.rank_nonlinear import (
     hessian_ceiling,
     reduced_sizes,
 )
-from curvescope.theory.rank_predictions import RankActivation, predicted_ranks
+from curvescope.theory.rank_predictions import predicted_ranks
 from curvescope.theory.rank_published import (
     published_functional_rank,
     published_ggn_rank,
@@ -42,7 +42,6 @@ from curvescope.theory.rank_structure import (
 )
 
 __all__ = [
-    "RankActivation",
     "bottleneck",
     "functional_block_ranks",
     "functional_ceiling",
