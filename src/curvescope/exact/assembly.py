@@ -84,9 +84,9 @@ def matrices(
     Example:
         >>> model = torch.nn.Linear(1, 1, bias=False)
         >>> data = (torch.tensor([[2.0]]), torch.tensor([[0.0]]))
-        >>> found = matrices(Problem(model, "mse", data))
+        >>> found = matrices(Problem(model, "half_squared_error", data))
         >>> found.hessian.matrix, found.method
-        (tensor([[8.]], dtype=torch.float64), 'kronecker')
+        (tensor([[4.]], dtype=torch.float64), 'kronecker')
 
     References:
         Singh, Bachmann, Hofmann (2021), arXiv:2106.16225, for the split.
@@ -137,8 +137,8 @@ def hessian(problem: Problem) -> DenseOperator:
     Example:
         >>> model = torch.nn.Linear(1, 1, bias=False)
         >>> data = (torch.tensor([[2.0]]), torch.tensor([[0.0]]))
-        >>> hessian(Problem(model, "mse", data)).matrix
-        tensor([[8.]], dtype=torch.float64)
+        >>> hessian(Problem(model, "half_squared_error", data)).matrix
+        tensor([[4.]], dtype=torch.float64)
     """
     found = matrices(problem, parts=("hessian",)).hessian
     assert found is not None
@@ -151,8 +151,8 @@ def ggn(problem: Problem) -> DenseOperator:
     Example:
         >>> model = torch.nn.Linear(1, 1, bias=False)
         >>> data = (torch.tensor([[2.0]]), torch.tensor([[0.0]]))
-        >>> ggn(Problem(model, "mse", data)).matrix
-        tensor([[8.]], dtype=torch.float64)
+        >>> ggn(Problem(model, "half_squared_error", data)).matrix
+        tensor([[4.]], dtype=torch.float64)
     """
     found = matrices(problem, parts=("ggn",)).ggn
     assert found is not None
@@ -165,7 +165,7 @@ def functional_hessian(problem: Problem) -> DenseOperator:
     Example:
         >>> model = torch.nn.Linear(1, 1, bias=False)
         >>> data = (torch.tensor([[2.0]]), torch.tensor([[0.0]]))
-        >>> functional_hessian(Problem(model, "mse", data)).matrix
+        >>> functional_hessian(Problem(model, "half_squared_error", data)).matrix
         tensor([[0.]], dtype=torch.float64)
     """
     found = matrices(problem, parts=("functional",)).functional
