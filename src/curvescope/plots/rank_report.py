@@ -176,7 +176,8 @@ def _comparison(rank: RankEstimate, own: list[PredictedRank]) -> str:
     if rank.certified is not None:
         parts.append(f"exact {rank.certified}")
     if math.isfinite(rank.gap) and rank.gap > 0:
-        parts.append(f"gap {rank.gap:.2g}")
+        # A space that no line breaks at.
+        parts.append(f"gap\u00a0{rank.gap:.2g}")
     return ", ".join(parts)
 
 
