@@ -6,7 +6,7 @@ frozen results come out, each with its error, its cost and its unit.
 
 from curvescope import losses
 from curvescope._core.progress import showing_progress
-from curvescope.analysis import analyze, layer_curvature
+from curvescope.analysis import analyze, layer_curvature, rank_report
 from curvescope.curvature import (
     GGN,
     NTK,
@@ -54,6 +54,7 @@ __all__ = [
     "logdet",
     "losses",
     "numerical_rank",
+    "rank_report",
     "report",
     "showing_progress",
     "slq",

@@ -1,6 +1,7 @@
 """The users' verbs: a problem goes in, frozen results come out."""
 
 from curvescope.analysis.layers import layer_curvature
+from curvescope.analysis.rank_report import rank_report
 from curvescope.analysis.run import analyze
 
-__all__ = ["analyze", "layer_curvature"]
+__all__ = ["analyze", "layer_curvature", "rank_report"]
