@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Literal
 
-from curvescope.analysis.rank_values import values_of_net
+from curvescope.analysis.rank_values import standardised_values
 from curvescope.exact.linear_inputs import input_geometry, standardised
 from curvescope.exact.modular import certified_ranks, elimination_size, uncertifiable
 from curvescope.exact.network import FeedForward
@@ -44,8 +44,15 @@ def certified(
     net: FeedForward,
     *,
     certify: Literal["auto"] | bool,
+    whole: bool,
 ) -> tuple[Ranks, tuple[str, ...]]:
     """Set the exact ranks beside the numerical ones; where they differ, doubt these.
+
+    Args:
+        ranks: The numerical ranks.
+        net: What they are of.
+        certify: As for `rank_report`.
+        whole: Whether all parameters are selected, so that coordinates can change.
 
     Returns:
         The ranks, and remarks for the reader.
@@ -60,7 +67,10 @@ def certified(
         return dict(ranks), (f"not certified: {reason}",)
     exact = certificate.ranks
     doubtful = [name for name, rank in ranks.items() if exact[name] != rank.rank]
-    result, notes = _explained(ranks, doubtful, exact, net) if doubtful else ({}, ())
+    result: Ranks = {}
+    notes: tuple[str, ...] = ()
+    if doubtful and whole:
+        result, notes = _explained(ranks, doubtful, exact, net)
     for name, rank in ranks.items():
         sure = rank.rank == exact[name]
         chosen = result.get(name, replace(rank, certain=sure))
@@ -105,7 +115,7 @@ def _explained(
 
 
 def _in_standardised_inputs(net: FeedForward) -> Ranks:
-    estimates = values_of_net(net, standardise=True).estimates()
+    estimates = standardised_values(net).estimates()
     return {
         name: replace(rank, notes=(*rank.notes, _CONGRUENCE))
         for name, rank in estimates.items()

@@ -15,7 +15,7 @@ from curvescope._core.progress import track
 from curvescope._core.random import resolve_generator
 from curvescope.analysis.rank_decisions import certified, decided_again
 from curvescope.analysis.rank_facts import predictions
-from curvescope.analysis.rank_values import values_of_net
+from curvescope.analysis.rank_values import values_of
 from curvescope.curvature import GGN, FunctionalHessian, Hessian
 from curvescope.exact.network import FeedForward, feed_forward
 from curvescope.linalg import estimate_rank
@@ -108,12 +108,12 @@ def rank_report(
         eigenvalues = torch.zeros(0, dtype=torch.float64)
     else:
         with track("ranks", total=None):
-            assert net is not None
-            values = values_of_net(net)
+            values = values_of(problem.promoted(), net if whole else None)
             ranks = values.estimates()
-            if whole and net is not None:
-                ranks = decided_again(ranks, net)
-                ranks, more = certified(ranks, net, certify=certify)
+            if net is not None:
+                if whole:
+                    ranks = decided_again(ranks, net)
+                ranks, more = certified(ranks, net, certify=certify, whole=whole)
                 notes += more
             eigenvalues = values.all_eigenvalues
     facts, predicted = predictions(problem, net if whole else None)

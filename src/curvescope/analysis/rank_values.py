@@ -8,10 +8,13 @@ import torch
 from torch import Tensor
 
 from curvescope.autodiff.layout import Layout
+from curvescope.exact.assembly import PARTS, matrices
+from curvescope.exact.factor import factor_triangle, ggn_factor, has_factor
 from curvescope.exact.linear import compress, standardised
 from curvescope.exact.mlp import mlp_matrices
 from curvescope.exact.network import FeedForward
 from curvescope.linalg.rank import rank_of_values
+from curvescope.problem import Problem
 from curvescope.results import RankEstimate
 
 _EPS = torch.finfo(torch.float64).eps
@@ -94,27 +97,49 @@ def _magnitudes(eigenvalues: Tensor) -> Tensor:
     return eigenvalues.abs().sort(descending=True).values
 
 
-def values_of_net(net: FeedForward, *, standardise: bool = False) -> RankValues:
-    """Return the values of a feed-forward net, all of its parameters.
+def values_of(problem: Problem, net: FeedForward | None) -> RankValues:
+    """Return the values by the cheapest exact route.
 
     Args:
-        net: The net.
-        standardise: Whether the inputs are first made orthonormal: a congruence, which
-            keeps ranks and inertia, not eigenvalues.
+        problem: The problem, in float64.
+        net: The same as a feed-forward net with all parameters selected, or ``None``.
+    """
+    if net is not None and net.is_linear:
+        return _values_of_linear(net, standardise=False)
+    ggn = _factor_values(problem)
+    parts = PARTS if ggn is None else ("hessian", "functional")
+    found = matrices(problem, parts=parts)
+    assert found.hessian is not None
+    assert found.functional is not None
+    is_factor = ggn is not None
+    if ggn is None:
+        assert found.ggn is not None
+        ggn = _magnitudes(_eigenvalues(found.ggn.matrix))
+    return RankValues(
+        hessian=_eigenvalues(found.hessian.matrix),
+        functional=_eigenvalues(found.functional.matrix),
+        ggn=ggn,
+        ggn_is_factor=is_factor,
+        size=problem.num_params,
+        method="matrix",
+    )
+
+
+def standardised_values(net: FeedForward) -> RankValues:
+    """Return the values in coordinates in which the inputs are orthonormal.
+
+    A congruence, which keeps ranks and inertia, not eigenvalues.
     """
     if net.is_linear:
-        return _values_of_linear(net, standardise=standardise)
-    if standardise:
-        net = standardised(net)
+        return _values_of_linear(net, standardise=True)
+    other = standardised(net)
     shapes: dict[str, Tensor] = {}
-    for layer in net.layers:
+    for layer in other.layers:
         shapes[layer.weight_name] = layer.weight
         if layer.bias is not None and layer.bias_name is not None:
             shapes[layer.bias_name] = layer.bias
-    scale = net.problem.scale
-    found = mlp_matrices(
-        net, Layout.of(shapes), ("hessian", "ggn", "functional"), scale=scale
-    )
+    layout, scale = Layout.of(shapes), net.problem.scale
+    found = mlp_matrices(other, layout, PARTS, scale=scale)
     return RankValues(
         hessian=_eigenvalues(found["hessian"]),
         functional=_eigenvalues(found["functional"]),
@@ -123,6 +148,30 @@ def values_of_net(net: FeedForward, *, standardise: bool = False) -> RankValues:
         size=net.num_params,
         method="matrix",
     )
+
+
+def _factor_values(problem: Problem) -> Tensor | None:
+    """Return the singular values of the GGN's factor; ``None`` where it is no way.
+
+    There is none of an indefinite loss, and one of very many rows costs more than the
+    matrix, from whose eigenvalues the rank is then read.
+    """
+    if not has_factor(problem):
+        return None
+    rows = problem.num_samples * _num_outputs(problem)
+    if rows <= problem.num_params:
+        return torch.linalg.svdvals(ggn_factor(problem).cpu())
+    if 2.0 * rows * problem.num_params**2 > _FACTOR_FLOPS:
+        return None
+    return torch.linalg.svdvals(factor_triangle(problem).cpu())
+
+
+def _num_outputs(problem: Problem) -> int:
+    """Return the number of outputs of one sample."""
+    batch = next(iter(problem.batches())).part(0, 1)
+    _, parameters = problem.leaves()
+    with problem.network.running(), torch.no_grad():
+        return problem.outputs(batch, parameters).numel()
 
 
 def _values_of_linear(net: FeedForward, *, standardise: bool) -> RankValues:

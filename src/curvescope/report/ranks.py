@@ -40,7 +40,7 @@ def certificate_differs(rank: RankEstimate) -> bool:
 
 def estimate_sureness(rank: RankEstimate) -> str:
     """Say how one rank was decided, and what supports it."""
-    if rank.standard_error:
+    if rank.verdict == "estimated":
         return (
             f"The rank is an estimate from random probes, with a standard error of "
             f"{rank.standard_error:.2g}; nothing is proved."

@@ -43,8 +43,10 @@ class RankEstimate(Result):
     standard_error: float = 0.0
 
     @property
-    def verdict(self) -> Literal["certified", "certain", "undetermined"]:
-        """How sure: exact arithmetic agrees, the gap is clear, or neither."""
+    def verdict(self) -> Literal["certified", "certain", "undetermined", "estimated"]:
+        """How sure: exact arithmetic agrees, the gap is clear, neither, or by probes."""
+        if self.method == "quadrature":
+            return "estimated"
         if not self.certain:
             return "undetermined"
         return "certified" if self.certified == self.rank else "certain"
@@ -128,6 +130,7 @@ class RankReport(Result):
         return {
             "matrix": name,
             "rank": rank.rank,
+            "standard_error": rank.standard_error,
             "verdict": rank.verdict,
             "gap": rank.gap,
             "smallest_kept": rank.kept,
