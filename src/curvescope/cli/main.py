@@ -1,12 +1,14 @@
 """The command ``curvescope``: parse, run, save; no numerics."""
 
+import re
 import shlex
 import sys
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+import tyro
 from rich.console import Console
 
 from curvescope._core import files
@@ -21,6 +23,7 @@ from curvescope.analysis.run import (
     peak_vectors,
 )
 from curvescope.cli import runs
+from curvescope.cli.experiment import RunExperiment, run_experiment
 from curvescope.cli.options import (
     Analyze,
     Command,
@@ -36,10 +39,16 @@ from curvescope.cli.options import (
     Spectrum,
 )
 from curvescope.cli.problems import Built, build_problem
+from curvescope.cli.rank import Rank, run_rank
 from curvescope.data import fetch
 from curvescope.report import report, report_from_folder
 from curvescope.report.environment import collect_environment
 
+_Any = (
+    Command
+    | Annotated[Rank, tyro.conf.subcommand("rank")]
+    | Annotated[RunExperiment, tyro.conf.subcommand("experiment")]
+)
 _NAMES: dict[type, str] = {
     Analyze: "analyze",
     Spectrum: "spectrum",
@@ -91,23 +100,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def parse(words: Sequence[str]) -> Command:
-    """Return the command of the words; exits with 2 where they are none.
-
-    Raises:
-        MissingExtraError: If tyro is not installed.
-    """
-    import tyro
-
+def parse(words: Sequence[str]) -> Command | Rank | RunExperiment:
+    """Return the command of the words; exits with 2 where they are none."""
     return tyro.cli(
-        Command,
-        args=words,
+        _Any,
+        args=_split_lists(words),
         prog="curvescope",
         description="Trustworthy curvature analysis of PyTorch models.",
     )
 
 
-def _dispatch(command: Command, words: list[str]) -> None:
+def _split_lists(words: Sequence[str]) -> list[str]:
+    """Read lists of numbers with commas, such as ``5,10``, as tyro does with spaces."""
+    split: list[str] = []
+    for word in words:
+        option, equals, value = word.rpartition("=")
+        if re.fullmatch(r"\d+(,\d+)+", value) and (not equals or option[:2] == "--"):
+            split += [*([option] if equals else []), *value.split(",")]
+        else:
+            split.append(word)
+    return split
+
+
+def _dispatch(command: Command | Rank | RunExperiment, words: list[str]) -> None:
     out = Console(highlight=False, soft_wrap=True)
     if isinstance(command, Data):
         for path in fetch(command.name, root=command.data_root):
@@ -116,6 +131,10 @@ def _dispatch(command: Command, words: list[str]) -> None:
         page = report_from_folder(command.run)
         where = page.parent / "figures" if isinstance(command, Plot) else page
         out.print(f"written: {where}", markup=False)
+    elif isinstance(command, Rank):
+        run_rank(command, words, out)
+    elif isinstance(command, RunExperiment):
+        run_experiment(command, words, out)
     else:
         _compute(command, words, out)
 

@@ -6,9 +6,10 @@ depends on.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import lru_cache
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -19,11 +20,13 @@ from curvescope import data as datasets
 from curvescope._core.checks import message, one_of, positive_int
 from curvescope.analysis import rank_report
 from curvescope.data.downscale import CHANNELS, METHODS, side_of
+from curvescope.exact.assembly import matrices
+from curvescope.exact.blocks import block_picture
 from curvescope.losses import CrossEntropy, LogCosh, half_squared_error
 from curvescope.losses.base import AbstractLoss
-from curvescope.models import SCHEMES, initialise_, mlp
+from curvescope.models import SCHEMES, build, initialise_
 from curvescope.problem import Problem
-from curvescope.results import RankReport, Result
+from curvescope.results import BlockPicture, RankReport, Result
 from curvescope.results.ranks import MATRICES
 
 Data = Literal["mnist", "fashion-mnist", "cifar10", "digits", "gaussian-mixture"]
@@ -47,28 +50,36 @@ CERTIFY: dict[str, Literal["auto"] | bool] = {
     "always": True,
     "never": False,
 }
+# Those that predictions are made from, of the facts of a rank report.
+_FACTS = (
+    "num_params",
+    "num_samples",
+    "input_rank",
+    "output_rank",
+    "residual_rank",
+    "bottleneck",
+)
 # Biases of zero would be no generic point; the published code draws none.
 BIAS_STD = 0.3
+# Parameters up to which all three matrices are assembled for a picture, and up to which
+# the ranks of all blocks are computed.
+_LARGEST_PICTURE, _LARGEST_BLOCK_RANKS = 4000, 1500
 # Streams of one seed: weights, and data that are drawn.
 _WEIGHTS, _DATA = 0, 1
 
 
 @dataclass(frozen=True, kw_only=True)
-class RankPoint:
-    """A network, a loss and data: what one measurement is about."""
+class RankSettings:
+    """What every rank experiment asks: the data, and how networks are drawn."""
 
     data: Data = "mnist"
     """Where inputs and labels come from; gaussian-mixture is drawn, and needs no files."""
-    data_root: str | None = None
+    data_root: Path | None = None
     """The folder that holds one folder a data set."""
     dim: int = 64
     """Pixels of an image after down-scaling, a square number; features of a mixture."""
     classes: int = 10
     """Outputs of the network. Only samples of the first so many classes are taken."""
-    num_samples: int = 100
-    """The first so many of them."""
-    units: tuple[int, ...] = (10, 10)
-    """Widths of the hidden layers, such as 10,10."""
     loss: Loss = "mse"
     """Half squared error to one-hot targets, cross-entropy, or log cosh to one-hot
     targets; each summed over the samples."""
@@ -82,10 +93,25 @@ class RankPoint:
     """How images are scaled down."""
     channels: Channels = "first"
     """Which colour channels; all of them make inputs of 3 times --dim."""
-    seed: int = 0
-    """Of the weights, and of data that are drawn."""
     certify: Certify = "auto"
     """Whether ranks are also computed exactly, modulo primes."""
+
+    def point(self, **more: Any) -> "RankPoint":
+        """Return the measurement with these settings, and ``more`` for what is left."""
+        common = {f.name: getattr(self, f.name) for f in fields(RankSettings)}
+        return RankPoint(**{**common, **more})
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankPoint(RankSettings):
+    """A network, a loss and data: what one measurement is about."""
+
+    units: tuple[int, ...] = (10, 10)
+    """Widths of the hidden layers, such as 10,10."""
+    num_samples: int = 100
+    """The first so many samples."""
+    seed: int = 0
+    """Of the weights, and of data that are drawn."""
 
 
 def check_point(point: RankPoint) -> None:
@@ -164,12 +190,12 @@ def load_samples(point: RankPoint) -> tuple[Tensor, Tensor]:
 
 
 @lru_cache(maxsize=1)
-def _whole(name: str, root: str | None) -> datasets.ImageDataset:
+def _whole(name: str, root: Path | None) -> datasets.ImageDataset:
     return datasets.load(name, root=root)
 
 
 def _first_images(
-    name: str, root: str | None, classes: int, count: int
+    name: str, root: Path | None, classes: int, count: int
 ) -> tuple[Tensor, Tensor]:
     whole = _whole(name, root)
     if classes > whole.num_classes:
@@ -210,14 +236,16 @@ def build_rank_problem(point: RankPoint) -> Problem:
     """
     check_point(point)
     inputs, labels = load_samples(point)
-    model = mlp(
+    generator = _stream(point.seed, _WEIGHTS)
+    model = build(
+        "mlp",
+        generator=generator,  # so that torch's own stream is left alone
         in_features=inputs.shape[1],
         hidden=point.units,
         num_classes=point.classes,
         activation=point.activation,
         bias=point.bias,
     ).double()
-    generator = _stream(point.seed, _WEIGHTS)
     initialise_(model, point.init, bias_std=BIAS_STD, generator=generator)
     targets = labels
     if point.loss != "cross_entropy":
@@ -241,11 +269,39 @@ def report_of(point: RankPoint) -> RankReport:
     return rank_report(build_rank_problem(point), certify=CERTIFY[point.certify])
 
 
+def picture(point: RankPoint) -> BlockPicture | None:
+    """Picture the blocks of the three matrices at a point; ``None`` if too large."""
+    size = guess_params(point)
+    if size > _LARGEST_PICTURE:
+        return None
+    whole = matrices(build_rank_problem(point))
+    return block_picture(whole, ranks=size <= _LARGEST_BLOCK_RANKS)
+
+
 def rank_results(point: RankPoint) -> dict[str, Result]:
-    """Measure the ranks at a point, and picture the blocks of the three matrices."""
-    problem = build_rank_problem(point)
-    report = rank_report(problem, certify=CERTIFY[point.certify])
-    return {"rank_report": report}
+    """Measure the ranks at a point, and picture the blocks of the three matrices.
+
+    Args:
+        point: Network, loss and data.
+
+    Returns:
+        ``rank_report``, and ``blocks`` of up to 4,000 parameters.
+
+    Raises:
+        FileNotFoundError: If the data are absent.
+        ValueError: If a value is out of range.
+
+    Cost:
+        That of `rank_report`, and of assembling the matrices.
+
+    Example:
+        >>> point = RankPoint(data="digits", dim=16, num_samples=20, units=(5,))
+        >>> rank_results(point)["rank_report"].ggn.rank
+        85
+    """
+    results: dict[str, Result] = {"rank_report": report_of(point)}
+    blocks = picture(point)
+    return results if blocks is None else {**results, "blocks": blocks}
 
 
 def measure(point: RankPoint) -> dict[str, Any]:
@@ -267,11 +323,7 @@ def measure(point: RankPoint) -> dict[str, Any]:
 
 def record_of(report: RankReport) -> dict[str, Any]:
     """Return a report's ranks and facts as plain values of one record."""
-    record: dict[str, Any] = {
-        name: value
-        for name, value in report.facts.items()
-        if isinstance(value, (bool, int, float, str)) or value is None
-    }
+    record: dict[str, Any] = {name: report.facts.get(name) for name in _FACTS}
     for name in MATRICES:
         rank, prediction = report.measured[name], report.predicted.get(name)
         record |= {
@@ -283,7 +335,6 @@ def record_of(report: RankReport) -> dict[str, Any]:
             f"{name}_claim": None if prediction is None else prediction.claim,
             f"{name}_status": None if prediction is None else prediction.status,
         }
-    record["num_params"] = report.facts.get("num_params", report.of.num_params)
     record["seconds"] = report.cost.seconds
     return record
 
@@ -296,12 +347,21 @@ def guess_params(point: RankPoint) -> int:
     return sum((fan_in + point.bias) * fan_out for fan_in, fan_out in pairs)
 
 
-def guess_seconds(point: RankPoint) -> float:
-    """Guess what a point costs: three decompositions of a dense matrix, and reading."""
+def guess_size(point: RankPoint) -> int:
+    """Guess the dimension of what is decomposed: of a linear net, the rank of H."""
     size = guess_params(point)
-    return 0.3 + 1e-10 * size**3
+    if point.activation != "linear":
+        return size
+    q = min(point.dim, point.classes, *point.units)
+    return min(size, 2 * q * sum(point.units) + q * (point.dim + point.classes))
+
+
+def guess_seconds(point: RankPoint) -> float:
+    """Guess what a point costs on one core: reading, assembling, decomposing."""
+    size = guess_size(point)
+    return 0.3 + 1.5e-6 * size**2 + 1e-10 * size**3
 
 
 def guess_memory(point: RankPoint) -> float:
     """Guess the bytes at the peak: some dense matrices, and the libraries."""
-    return 6 * 8.0 * guess_params(point) ** 2 + 0.5 * 2**30
+    return 6 * 8.0 * guess_size(point) ** 2 + 0.5 * 2**30

@@ -7,7 +7,7 @@ rank of H falls in steps to the GGN's.
 
 import math
 import time
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -19,8 +19,8 @@ from curvescope._core.checks import message, one_of, positive_int, real
 from curvescope.analysis import rank_report
 from curvescope.experiments import rank
 from curvescope.experiments.base import Experiment, decisive
-from curvescope.experiments.rank import RankPoint
-from curvescope.experiments.rank_sweep import remarks
+from curvescope.experiments.rank import RankPoint, RankSettings
+from curvescope.experiments.rank_sweep import doubts
 from curvescope.experiments.sweep import run_points
 from curvescope.results import Cost, Provenance, RankSweep, Result
 
@@ -34,46 +34,31 @@ _VERSION = 1
 
 
 @dataclass(frozen=True, kw_only=True)
-class RankInTraining:
+class RankInTraining(RankSettings):
     """Ranks of a network along full-batch training."""
 
     data: rank.Data = "gaussian-mixture"
     """Where inputs and labels come from; gaussian-mixture is drawn, and needs no files."""
-    data_root: Path | None = None
-    """The folder that holds one folder a data set."""
     dim: int = 12
     """Pixels of an image after down-scaling, a square number; features of a mixture."""
     classes: int = 4
     """Outputs of the network. Only samples of the first so many classes are taken."""
-    num_samples: int = 60
-    """The first so many of them."""
-    units: tuple[int, ...] = (6, 5)
-    """Widths of the hidden layers, such as 6,5."""
-    loss: rank.Loss = "mse"
-    """Half squared error to one-hot targets, cross-entropy, or log cosh to one-hot
-    targets; each summed over the samples."""
     init: rank.Scheme = "orthogonal"
     """How weights are drawn; uniform is U[0,1)/fan_in."""
-    activation: rank.Activation = "linear"
-    """Between the layers; leaky_relu has slope 0.01."""
-    bias: bool = False
-    """Biases in every layer, drawn from N(0, 0.3^2)."""
-    resize: rank.Resize = "nearest"
-    """How images are scaled down."""
-    channels: rank.Channels = "first"
-    """Which colour channels; all of them make inputs of 3 times --dim."""
+    units: tuple[int, ...] = (6, 5)
+    """Widths of the hidden layers, such as 6,5."""
+    num_samples: int = 60
+    """The first so many samples."""
     optimizer: Optimizer = "gd"
     """Gradient descent, with momentum 0.9, or Adam; always on all samples at once."""
     learning_rate: float = 0.3
     """Of the mean loss, so that it does not depend on the number of samples."""
-    epochs: int = 2000
+    epochs: int = 2500
     """Steps; with all samples at once an epoch is one step."""
     every: int = 100
     """Epochs between two measurements."""
     seeds: int = 1
     """Networks drawn; several give the figure a band."""
-    certify: rank.Certify = "auto"
-    """Whether ranks are also computed exactly, modulo primes."""
     normalise: bool = False
     """Draw the ranks divided by the number of parameters."""
     jobs: int | None = None
@@ -81,10 +66,7 @@ class RankInTraining:
 
     def start(self, seed: int) -> RankPoint:
         """Return the network before training."""
-        shared = {f.name for f in fields(RankPoint)} & {f.name for f in fields(self)}
-        root = None if self.data_root is None else str(self.data_root)
-        common = {name: getattr(self, name) for name in shared}
-        return RankPoint(**{**common, "data_root": root, "seed": seed})
+        return self.point(units=self.units, num_samples=self.num_samples, seed=seed)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +85,7 @@ class _Trajectory:
     def __init__(self, point: TrainingPoint) -> None:
         self.problem = rank.build_rank_problem(point.start)
         self.epoch = 0
+        self.has_bias = point.start.bias
         (batch,) = self.problem.batches()
         self.inputs: Tensor = batch.inputs
         self.targets: Tensor = batch.targets
@@ -137,7 +120,7 @@ class _Trajectory:
         loss = self._loss(leaf)
         (residuals,) = torch.autograd.grad(loss, leaf)
         inputs = self.inputs
-        if self.problem.model[-1].bias is not None:
+        if self.has_bias:
             inputs = torch.cat([inputs, torch.ones_like(inputs[:, :1])], dim=1)
         return float(loss.detach()) / len(inputs), float((residuals.mT @ inputs).norm())
 
@@ -155,7 +138,7 @@ def measure_after_training(point: TrainingPoint) -> dict[str, Any]:
     """Train a network, and measure its ranks.
 
     Returns:
-        The record of `curvescope.experiments.rank.measure`, with ``loss`` (mean over
+        The record of `curvescope.experiments.rank.measure`, with ``mean_loss`` (over
         samples) and ``residual_norm``, the norm of the sum of residuals times inputs.
 
     Raises:
@@ -173,7 +156,7 @@ def measure_after_training(point: TrainingPoint) -> dict[str, Any]:
     trajectory.advance(point.epoch)
     loss, residual_norm = trajectory.state()
     report = rank_report(trajectory.problem, certify=rank.CERTIFY[point.start.certify])
-    return {"loss": loss, "residual_norm": residual_norm, **rank.record_of(report)}
+    return {"mean_loss": loss, "residual_norm": residual_norm, **rank.record_of(report)}
 
 
 def check_training(config: RankInTraining) -> None:
@@ -255,7 +238,7 @@ def rank_in_training(
         of=_provenance(config),
         cost=Cost(seconds=time.perf_counter() - begin),
         settings=decisive(config),
-        notes=(*_ladder(records), *remarks(records)),
+        notes=(*_ladder(records), *doubts(records)),
     )
     return {"rank_in_training": sweep}
 

@@ -195,9 +195,17 @@ def _here(job: _Job) -> Value:
 
 
 def _failure(job: _Job, error: BaseException) -> PointError:
-    point = ", ".join(f"{k}={v}" for k, v in plain(job.point).items())
+    point = ", ".join(f"{name}={value}" for name, value in _flat(job.point).items())
     reason = f"{type(error).__name__}: {error}"
     return PointError(f"{job.function.__name__} failed at {point}: {reason}")
+
+
+def _flat(point: Any) -> dict[str, Any]:
+    """Return a point's fields, those of its parts among them, that have a value."""
+    flat: dict[str, Any] = {}
+    for name, value in plain(point).items():
+        flat |= _flat(value) if isinstance(value, Mapping) else {name: value}
+    return {name: value for name, value in flat.items() if value is not None}
 
 
 def _elsewhere(jobs: Mapping[str, _Job], workers: int, task: Task) -> dict[str, Value]:

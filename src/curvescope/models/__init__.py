@@ -1,7 +1,6 @@
 """Networks by name, the user's own by import path, and weights read without pickle."""
 
 from curvescope.models.initialisation import SCHEMES, initialise_
-from curvescope.models.mlp import mlp
 from curvescope.models.registry import ModelInfo, build, info, names
 from curvescope.models.resolve import resolve
 from curvescope.models.weights import load_weights
@@ -13,7 +12,6 @@ __all__ = [
     "info",
     "initialise_",
     "load_weights",
-    "mlp",
     "names",
     "resolve",
 ]

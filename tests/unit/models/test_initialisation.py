@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from curvescope import models
-from curvescope.models import SCHEMES, initialise_, mlp
+from curvescope.models import SCHEMES, initialise_
+from curvescope.models.mlp import mlp
 
 
 def net(activation="tanh", bias=True, hidden=(30, 20)):
