@@ -45,7 +45,10 @@ def residual(rng, net, x, loss):
     if rng.integers(2):
         most = int(rng.integers(0, min(len(x), num_outputs) + 1))
     classes = int(rng.integers(1, num_outputs + 1))
-    return oracle.loss_parts(loss, rng, net, x, residual=most, classes=classes)
+    parts = oracle.loss_parts(loss, rng, net, x, residual=most, classes=classes)
+    if rng.integers(4) == 0:
+        parts[0][0] = -parts[0][1:].sum(0) % oracle.P
+    return parts
 
 
 def linear_case(rng, kind, *, deficient=False):

@@ -254,6 +254,7 @@ def facts(net, x, delta, loss):
         "output_rank": OUTPUT_RANK[loss](net.widths[-1]),
         "residual_rank": rank(matmul(delta.T, seen)),
         "shift_invariant": loss == "cross_entropy",
+        "balanced": not np.any(delta.sum(0) % P),
     }
 
 

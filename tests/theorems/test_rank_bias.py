@@ -1,9 +1,10 @@
 """Linear networks with biases: no published numbers, hence exact arithmetic alone."""
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.theorems import draws
+from tests.theorems import draws, oracle
 
 from curvescope import theory
 
@@ -33,6 +34,27 @@ def test_claims_hold_for_weights_of_any_rank_with_biases():
 
     assert wrong == []
     assert equal >= 120
+
+
+def test_residuals_that_sum_to_zero_hide_the_biases_from_the_functional_part():
+    rng = np.random.default_rng(0)
+    x = oracle.low_rank(rng, 20, 6)
+    net = oracle.linear_net(rng, [6, 4, 5, 3], bias=True)
+    delta, curvature = oracle.loss_parts("logcosh", rng, net, x)
+    delta[0] = -delta[1:].sum(0) % oracle.P
+    curvature = np.broadcast_to(np.eye(3, dtype=np.int64), curvature.shape)
+
+    truth = oracle.ranks(net, x, delta, curvature)
+    facts = oracle.facts(net, x, delta, "logcosh")
+    predicted = theory.predicted_ranks(activation="linear", **facts)
+    unaware = theory.predicted_ranks(
+        activation="linear", **{**facts, "balanced": False}
+    )
+
+    assert facts["balanced"]
+    assert {name: p.value for name, p in predicted.items()} == truth
+    assert truth["functional"] == theory.functional_rank([4, 5], residual_rank=3)
+    assert unaware["functional"].value > truth["functional"]
 
 
 def test_the_place_of_the_bottleneck_matters():

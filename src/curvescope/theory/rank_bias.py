@@ -9,12 +9,17 @@ Two symbols change their meaning against `curvescope.theory.rank_linear`:
   ``min(k, r_c + 1)``, stands where ``s`` stood.
 
 ``k`` is as before: ``K`` outputs, ``K - 1`` for cross-entropy. Generic includes
-that the residuals do not sum to zero (at an exact minimum over the last bias they do).
+that the residuals do not sum to zero. Where they do (``balanced``: at an exact minimum
+over the last bias), the functional Hessian is that of the network without biases.
 """
 
 from collections.abc import Sequence
 
-from curvescope.theory.rank_linear import bottleneck, residual_argument
+from curvescope.theory.rank_linear import (
+    bottleneck,
+    functional_column_ranks,
+    residual_argument,
+)
 from curvescope.theory.rank_structure import (
     between_rank,
     hidden_layers,
@@ -51,7 +56,7 @@ def ggn_rank_with_bias(
 
 
 def functional_column_ranks_with_bias(
-    hidden_widths: Sequence[int], *, residual_rank: int
+    hidden_widths: Sequence[int], *, residual_rank: int, balanced: bool = False
 ) -> tuple[int, ...]:
     r"""Return the ranks of the layers' columns (weights and bias) of the functional part.
 
@@ -68,6 +73,7 @@ def functional_column_ranks_with_bias(
     Args:
         hidden_widths: Widths of the hidden layers.
         residual_rank: The rank of the sum of ``delta_i [x_i; 1]^T``.
+        balanced: Whether the ``delta_i`` sum to zero; then nothing of the biases enters.
 
     Returns:
         One rank a layer. Their sum is `functional_rank_with_bias`.
@@ -76,6 +82,8 @@ def functional_column_ranks_with_bias(
         >>> functional_column_ranks_with_bias([5, 10], residual_rank=10)
         (50, 60, 80)
     """
+    if balanced:
+        return functional_column_ranks(hidden_widths, residual_rank=residual_rank)
     widths = hidden_layers(hidden_widths)
     s = rank_argument("residual_rank", residual_rank)
     last = len(widths) + 1
@@ -99,7 +107,7 @@ def functional_column_ranks_with_bias(
 
 
 def functional_rank_with_bias(
-    hidden_widths: Sequence[int], *, residual_rank: int
+    hidden_widths: Sequence[int], *, residual_rank: int, balanced: bool = False
 ) -> int:
     r"""Return the generic rank of the functional Hessian, a linear network with biases.
 
@@ -113,6 +121,7 @@ def functional_rank_with_bias(
     Args:
         hidden_widths: Widths of the hidden layers.
         residual_rank: The rank of the sum of ``delta_i [x_i; 1]^T``.
+        balanced: Whether the ``delta_i`` sum to zero.
 
     Returns:
         The rank.
@@ -122,7 +131,7 @@ def functional_rank_with_bias(
         [60, 50]
     """
     ranks = functional_column_ranks_with_bias(
-        hidden_widths, residual_rank=residual_rank
+        hidden_widths, residual_rank=residual_rank, balanced=balanced
     )
     return sum(ranks)
 
@@ -133,13 +142,14 @@ def hessian_rank_with_bias(
     centred_input_rank: int,
     output_rank: int,
     residual_rank: int,
+    balanced: bool = False,
 ) -> int:
     r"""Return the generic rank of the Hessian, a linear network with biases.
 
     .. math:: \operatorname{rank} H = \operatorname{rank} G + \operatorname{rank} F
         - \hat q (2 \tilde s - 1 - \hat q), \quad \hat q = \min(q, \tilde s)
 
-    and the rank of the GGN without hidden layers.
+    with :math:`2 \tilde s - \hat q` in the bracket if the residuals are balanced, and the rank of the GGN without hidden layers.
 
     Status: fitted, verified on fresh random cases in exact arithmetic.
 
@@ -149,6 +159,7 @@ def hessian_rank_with_bias(
         output_rank: ``k``.
         residual_rank: The rank of the sum of ``delta_i [x_i; 1]^T``, at most
             ``min(r_c + 1, k)``; if ``k = 0`` at most ``r_c + 1``.
+        balanced: Whether the ``delta_i`` sum to zero; their rank is then at most ``r_c``.
 
     Returns:
         The rank.
@@ -164,9 +175,9 @@ def hessian_rank_with_bias(
     widths = hidden_layers(hidden_widths)
     r = rank_argument("centred_input_rank", centred_input_rank)
     outer = ggn_rank_with_bias(widths, centred_input_rank=r, output_rank=output_rank)
-    s = residual_argument(residual_rank, r + 1, output_rank)
+    s = residual_argument(residual_rank, r + (not balanced), output_rank)
     if not widths:
         return outer
     shared = min((r, output_rank, s, *widths))
-    functional = functional_rank_with_bias(widths, residual_rank=s)
-    return outer + functional - shared * (2 * s - 1 - shared)
+    functional = functional_rank_with_bias(widths, residual_rank=s, balanced=balanced)
+    return outer + functional - shared * (2 * s - (not balanced) - shared)

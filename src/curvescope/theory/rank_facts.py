@@ -23,6 +23,7 @@ class RankFacts:
     output_rank: int
     residual_rank: int
     residual_measured: bool
+    balanced: bool
     full_rank_weights: bool
     left_ranks: tuple[int, ...] | None
     right_ranks: tuple[int, ...] | None
@@ -46,7 +47,8 @@ class RankFacts:
     @property
     def directions(self) -> int:
         """The most that the residual's rank can be on the side of the inputs."""
-        return self.centred_rank + 1 if self.any_bias else self.input_rank
+        free = self.centred_rank + (not self.balanced)
+        return free if self.any_bias else self.input_rank
 
     @property
     def full_residual(self) -> bool:
@@ -91,6 +93,7 @@ def check_facts(
     factors: tuple[Sequence[int] | None, Sequence[int] | None],
     shift_invariant: bool,
     full_rank_weights: bool,
+    balanced: bool,
 ) -> RankFacts:
     """Return the facts; raise where they contradict each other."""
     sizes = tuple(positive_int("widths", width) for width in widths)
@@ -106,7 +109,7 @@ def check_facts(
     seen = sizes[-1] - bool(shift_invariant)
     k = _at_most("output_rank", ranks[1], seen)
     centred = _check_centred(ranks[3], r, needed=any(biases))
-    directions = centred + 1 if any(biases) else r
+    directions = centred + (not balanced) if any(biases) else r
     s = min(directions, k or seen)
     if ranks[2] is not None:
         s = _at_most("residual_rank", ranks[2], min(directions, seen))
@@ -126,6 +129,7 @@ def check_facts(
         output_rank=k,
         residual_rank=s,
         residual_measured=ranks[2] is not None,
+        balanced=bool(balanced),
         full_rank_weights=full_rank_weights,
         left_ranks=left,
         right_ranks=right,

@@ -38,7 +38,8 @@ GENERIC = "generic weights: almost all, so any continuous random initialisation"
 COMMON = (
     "all per-sample loss Hessians are positive definite on one space, of dimension k"
 )
-CENTRED = "the gradients by the outputs do not sum to zero over the samples"
+UNBALANCED = "the gradients by the outputs do not sum to zero over the samples"
+BALANCED = "the gradients by the outputs sum to zero over the samples"
 ASSUMED = "the residual has full rank (not measured)"
 
 
@@ -53,6 +54,7 @@ def predicted_ranks(
     residual_rank: int | None = None,
     centred_input_rank: int | None = None,
     shift_invariant: bool = False,
+    balanced: bool = False,
     full_rank_weights: bool = True,
     left_ranks: Sequence[int] | None = None,
     right_ranks: Sequence[int] | None = None,
@@ -82,6 +84,8 @@ def predicted_ranks(
             has a bias.
         shift_invariant: Whether adding one number to all outputs of a sample changes
             nothing (cross-entropy).
+        balanced: Whether the gradients by the outputs sum to zero over the samples, as at
+            an exact minimum over the last layer's bias. Only biases make a difference.
         full_rank_weights: Whether all weights, and their products, have the ranks that
             the widths allow. If not, the GGN's rank comes from ``left_ranks`` and
             ``right_ranks`` and the other two are ceilings.
@@ -121,6 +125,7 @@ def predicted_ranks(
         factors=(left_ranks, right_ranks),
         shift_invariant=shift_invariant,
         full_rank_weights=full_rank_weights,
+        balanced=balanced,
     )
     linear = activation == "linear" or not facts.hidden
     homogeneous = activation == "homogeneous" and not linear
@@ -177,9 +182,12 @@ def _linear_functional(facts: RankFacts, *, bias: bool) -> PredictedRank:
     if not hidden:
         value, formula = 0, "0, as the outputs are linear in the parameters"
     elif bias:
-        value = functional_rank_with_bias(hidden, residual_rank=s)
+        balanced = facts.balanced
+        value = functional_rank_with_bias(hidden, residual_rank=s, balanced=balanced)
         formula = f"sum of the layers' column ranks with s={s}, hidden={list(hidden)}"
-        if min(hidden) >= s:
+        if facts.balanced:
+            formula = f"that without biases, with s={s}, hidden={list(hidden)}"
+        elif min(hidden) >= s:
             formula = f"2sM-(L-2)s(s-1) with s={s}, M={total}, L={layers}"
     else:
         value = functional_rank(hidden, residual_rank=s)
@@ -190,7 +198,7 @@ def _linear_functional(facts: RankFacts, *, bias: bool) -> PredictedRank:
         claim="equal",
         status=_status(facts, bias=bias),
         formula=formula,
-        assumptions=_assumptions(facts, GENERIC, *((CENTRED,) if bias else ())),
+        assumptions=_assumptions(facts, GENERIC, *_bias_needs(facts, bias=bias)),
         source=_source(facts, bias=bias),
     )
 
@@ -202,9 +210,14 @@ def _linear_hessian(facts: RankFacts, *, bias: bool) -> PredictedRank:
     shared, total, layers = min(q, s), sum(hidden), len(hidden) + 1
     if bias:
         value = hessian_rank_with_bias(
-            hidden, centred_input_rank=r, output_rank=k, residual_rank=s
+            hidden,
+            centred_input_rank=r,
+            output_rank=k,
+            residual_rank=s,
+            balanced=facts.balanced,
         )
-        formula = f"rank G+rank F-t(2s-1-t) with t=min(q,s)={shared}, s={s}, q={q}"
+        both = "2s-t" if facts.balanced else "2s-1-t"
+        formula = f"rank G+rank F-t({both}) with t=min(q,s)={shared}, s={s}, q={q}"
     else:
         value = hessian_rank(hidden, input_rank=r, output_rank=k, residual_rank=s)
         formula = f"q(r+k-q)+t(2M-(L-1)t) with q={q}, t=min(q,s)={shared}, "
@@ -213,16 +226,23 @@ def _linear_hessian(facts: RankFacts, *, bias: bool) -> PredictedRank:
         formula = "rank G, as there is no hidden layer"
     elif not k:
         formula = "rank F, as the loss is linear in the outputs"
-    bias_needs = (CENTRED,) if bias else ()
     return PredictedRank(
         matrix="hessian",
         value=value,
         claim="equal",
         status=_status(facts, bias=bias),
         formula=formula,
-        assumptions=_assumptions(facts, GENERIC, COMMON, *bias_needs),
+        assumptions=_assumptions(
+            facts, GENERIC, COMMON, *_bias_needs(facts, bias=bias)
+        ),
         source=_source(facts, bias=bias),
     )
+
+
+def _bias_needs(facts: RankFacts, *, bias: bool) -> tuple[str, ...]:
+    if not bias:
+        return ()
+    return (BALANCED,) if facts.balanced else (UNBALANCED,)
 
 
 def _status(facts: RankFacts, *, bias: bool) -> Status:
