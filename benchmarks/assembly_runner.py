@@ -82,7 +82,11 @@ class AssemblyRunner:
         self._say(f"{problem}, {matrices}: exact matrices")
         with tempfile.TemporaryDirectory() as folder:
             reference = Path(folder) / "exact.pt"
-            facts = self._exact(problem, matrices, reference)
+            try:
+                facts = self._exact(problem, matrices, reference)
+            except WorkerError as error:
+                self._fail("the reference", problem, matrices, str(error))
+                return
             self.outcome.problems.setdefault(problem, facts)
             workers: dict[str, Worker] = {}
             rows: dict[str, dict[str, Any]] = {}
@@ -111,15 +115,22 @@ class AssemblyRunner:
     ) -> None:
         key = implementation.key
         fingerprint = self.outcome.problems[problem]["fingerprint"]
-        worker: Worker | None = None
+        worker = self._start(implementation, problem, matrices)
         try:
-            chosen = self._tuned(implementation, problem, matrices)
-            worker = self._start(implementation, problem, matrices)
-            built = _built(worker, fingerprint, chosen["block"])
+            _greet(worker, fingerprint)
+            chosen = {"block": None, "tried": {}}
+            if worker.hello["has_blocks"]:
+                chosen = self._blocks.get((problem, key)) or worker.ask("tune")
+                if (problem, key) not in self._blocks:
+                    # Memory is measured in a process that has not tried anything.
+                    worker.__exit__(None, None, None)
+                    worker = self._start(implementation, problem, matrices)
+                    _greet(worker, fingerprint)
+                    self._blocks[problem, key] = chosen
+            built = worker.ask("build", block=chosen["block"])
             checked = worker.ask("check", reference=reference)
         except WorkerError as error:
-            if worker is not None:
-                worker.__exit__(None, None, None)
+            worker.__exit__(None, None, None)
             self._fail(key, problem, matrices, str(error))
             return
         workers[key] = worker
@@ -137,20 +148,6 @@ class AssemblyRunner:
         self._say(
             f"{problem}, {matrices}: {key}, first {checked['first_seconds']:.2f} s"
         )
-
-    def _tuned(
-        self, implementation: Implementation, problem: str, matrices: str
-    ) -> dict[str, Any]:
-        """Return the block, found in a process that ends before memory is measured."""
-        place = (problem, implementation.key)
-        if place not in self._blocks:
-            with self._start(implementation, problem, matrices) as worker:
-                worker.greet()
-                choice = worker.hello["has_blocks"]
-                self._blocks[place] = (
-                    worker.ask("tune") if choice else {"block": None, "tried": {}}
-                )
-        return self._blocks[place]
 
     def _rounds(
         self, workers: dict[str, Worker], rows: dict[str, dict[str, Any]], end: float
@@ -193,12 +190,11 @@ class AssemblyRunner:
         )
 
 
-def _built(worker: Worker, fingerprint: str, block: int | None) -> dict[str, Any]:
-    """Let a worker load and build, if it has the problem that the reference had."""
+def _greet(worker: Worker, fingerprint: str) -> None:
+    """Let a worker load, and refuse it if it has not the reference's problem."""
     worker.greet()
     if worker.hello["fingerprint"] != fingerprint:
         raise WorkerError("other weights or data than the reference's")
-    return worker.ask("build", block=block)
 
 
 def _summary(row: dict[str, Any], ours: list[float]) -> dict[str, Any]:

@@ -45,7 +45,8 @@ class Assembly:
         self._matrices = tuple(matrices)
 
     def assemble(self) -> dict[str, Tensor]:
-        return dict(exact.matrices(self._problem, parts=self._matrices))
+        found = exact.matrices(self._problem, parts=self._matrices)
+        return {matrix: getattr(found, matrix).matrix for matrix in self._matrices}
 
 
 def assembly() -> Assembly:

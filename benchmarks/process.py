@@ -13,6 +13,8 @@ from typing import Any, Self
 
 from benchmarks.registry import ROOT, Implementation
 
+REFERENCE_TIMEOUT = 900.0
+
 
 class WorkerError(RuntimeError):
     """A worker refused, failed, died or took too long; the text says which."""
@@ -161,15 +163,19 @@ def exact_matrices(
 
 
 def _reference(module: str, arguments: list[str], *, threads: int) -> dict[str, Any]:
-    done = subprocess.run(
-        [str(ROOT / ".venv/bin/python"), "-m", module, *arguments],
-        cwd=ROOT,
-        env=environment(threads),
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=900,
-    )
+    try:
+        done = subprocess.run(
+            [str(ROOT / ".venv/bin/python"), "-m", module, *arguments],
+            cwd=ROOT,
+            env=environment(threads),
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=REFERENCE_TIMEOUT,
+        )
+    except subprocess.TimeoutExpired:
+        message = f"the reference did not end within {REFERENCE_TIMEOUT:.0f} s"
+        raise WorkerError(message) from None
     if done.returncode:
         last = (done.stderr.strip() or "no message").splitlines()[-1]
         raise WorkerError(f"the reference ended with {done.returncode}: {last}")

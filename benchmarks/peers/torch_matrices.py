@@ -19,7 +19,7 @@ BLOCKS = (16, 64, 256, 1024)
 # Of the machine's memory, what one way may take.
 SHARE = 0.5
 # Temporaries of an activation under a forward over a reverse pass, at their peak.
-COPIES = 5
+COPIES = 4
 
 Way = Callable[[Callable[[Tensor], Tensor], Tensor, int, int | None], Tensor]
 

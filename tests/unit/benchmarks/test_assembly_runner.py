@@ -181,3 +181,20 @@ def test_a_way_with_other_weights_is_not_measured(clock):
 
     assert outcome.rows == []
     assert "other weights or data" in outcome.failed[0]["reason"]
+
+
+def test_a_problem_without_its_exact_matrices_is_left_out_by_name(clock):
+    def exact(problem, matrix, path):
+        raise WorkerError("no memory")
+
+    outcome = AssemblyRunner(
+        AssemblySettings(problems=("p",), matrices=("hessian",)),
+        [],
+        start=lambda *a: None,
+        exact=exact,
+        say=lambda text: None,
+        clock=clock,
+    ).run()
+
+    assert outcome.rows == []
+    assert outcome.failed[0]["implementation"] == "the reference"
