@@ -30,6 +30,7 @@ nitpick_ignore_regex = [
     # Inner rooms: their types stand in signatures, but have no page.
     ("py:.*", r"curvescope\.(_core|autodiff)\..*"),
     ("py:.*", r"curvescope\.problem\.batches\..*"),
+    ("py:.*", r"curvescope\.experiments\.base\..*"),
 ]
 
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
