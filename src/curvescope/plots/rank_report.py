@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from curvescope._core.predictions import PredictedRank
 from curvescope.plots.magnitudes import (
     MATRIX_STYLES,
     Span,
@@ -33,8 +34,6 @@ if TYPE_CHECKING:
     from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-    from curvescope._core.predictions import PredictedRank
 
 
 def plot_rank_report(
