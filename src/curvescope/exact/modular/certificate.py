@@ -62,9 +62,9 @@ def certified_ranks(
 
     What it means: a minor that is not zero modulo a prime is not zero, so every rank is
     a proved LOWER bound of the exact rank of that real matrix. It is equal unless the
-    prime divides all the largest minors: for a random prime a chance of about the degree
-    of a minor divided by p, some 1e-4 at worst and in practice 1 / p; the ranks are the
-    largest over the primes, and `agreed` says whether they agree.
+    prime divides all the largest minors: for numbers that have nothing to do with it a
+    chance of about 1 / p. The ranks are the largest over the primes, and `agreed` says
+    whether they agree.
 
     What it does not mean: it sees floating-point structure. A weight computed as a
     product ``A B`` of low rank is rounded entry by entry, and its exact rank is full; so
@@ -72,7 +72,9 @@ def certified_ranks(
     replace it.
 
     Args:
-        net: Net and data; all of the loss sum's positive factors are dropped.
+        net: Net and data; all of the loss sum's positive factors are dropped. Of a
+            `standardised` net: what is certified is the nearby net whose first weight
+            and inputs are as they were rounded there.
         parts: Which matrices.
         primes: Odd primes below ``2^22``.
         compress: Whether a linear net's matrices are first reduced, by congruences
@@ -118,8 +120,6 @@ def certified_ranks(
 def uncertifiable(net: FeedForward) -> str | None:
     """Return why a net has no certificate; ``None`` if it can have one."""
     loss = net.problem.loss
-    if net.input_maps:
-        return "the inputs were mapped to other coordinates, and rounded there"
     if type(loss) not in _LOSSES:
         return f"the derivatives of the loss {loss.name!r} are not known as polynomials"
     if isinstance(loss, CrossEntropy) and (

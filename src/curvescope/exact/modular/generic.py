@@ -64,7 +64,8 @@ def generic_ranks(
 
     Returns:
         ``{"hessian": ..., "ggn": ..., "functional": ...}``. Each is a lower bound of the
-        generic rank, and equal to it but for a chance of about P / prime.
+        generic rank, and equal to it but for a chance of at most about the degree of
+        a minor divided by the prime.
 
     Raises:
         ValueError: If a width, a rank or a name is none.

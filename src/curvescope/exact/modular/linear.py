@@ -23,8 +23,6 @@ from curvescope.exact.modular.elimination import row_basis
 from curvescope.exact.modular.field import Array, Indices, PrimeField
 from curvescope.exact.modular.residues import ResidueNet
 
-_MOST_ENTRIES = 1 << 23  # of the samples' outer products at a time
-
 
 @final
 @dataclass(frozen=True, kw_only=True)
@@ -88,11 +86,10 @@ def linear_matrices(
                 functional[np.ix_(rows, columns)] = block
                 functional[np.ix_(columns, rows)] = block.T
             below = field.matmul(net.weights[upper], below)
-    corner, inner = _ggn_corner(field, sides, coordinates, curvatures)
     where = [places[i][: a.all, : b.all].reshape(-1) for i, (a, b) in sides.items()]
     ggn = np.zeros((size, size))
     index = np.concatenate(where)
-    ggn[np.ix_(index, index)] = field.matmul(field.matmul(corner, inner), corner.T)
+    ggn[np.ix_(index, index)] = _ggn_corner(field, sides, coordinates, curvatures)
     return ggn, functional
 
 
@@ -208,21 +205,32 @@ def _ggn_corner(
     sides: dict[int, tuple[_Side, _Side]],
     coordinates: Array,
     curvatures: Array,
-) -> tuple[Array, Array]:
-    """Return the stacked ``A_l' (x) B_l`` and ``sum Lambda_i (x) z_i z_i'``."""
-    factors = [field.kron(a.map[: a.all], b.map[: b.all]) for a, b in sides.values()]
-    n, rank = coordinates.shape
-    outputs = curvatures.shape[-1]
+) -> Array:
+    """Return the part of the GGN that is not zero, layer by layer."""
+    inner = _inner_products(field, coordinates, curvatures)
+    half = np.concatenate([_kron_times(field, a, b, inner) for a, b in sides.values()])
+    half = np.ascontiguousarray(half.T)
+    return np.concatenate([_kron_times(field, a, b, half) for a, b in sides.values()])
+
+
+def _inner_products(field: PrimeField, z: Array, curvatures: Array) -> Array:
+    """Return ``sum_i Lambda_i (x) z_i z_i'``."""
     if len(curvatures) == 1:
-        gram = field.matmul(coordinates.T, coordinates)
-        return np.concatenate(factors), field.kron(curvatures[0], gram)
-    total = np.zeros((outputs * outputs, rank * rank))
-    most = max(1, _MOST_ENTRIES // max(1, rank * rank))
-    for start in range(0, n, most):
-        z = coordinates[start : start + most]
-        pairs = field.product(z[:, :, None], z[:, None, :]).reshape(len(z), -1)
-        flat = curvatures[start : start + most].reshape(len(z), -1)
-        total += field.matmul(flat.T, pairs)
-    paired = field.reduce_(total).reshape(outputs, outputs, rank, rank)
-    inner = paired.transpose(0, 2, 1, 3).reshape(outputs * rank, outputs * rank)
-    return np.concatenate(factors), inner
+        return field.kron(curvatures[0], field.matmul(z.T, z))
+    rank, outputs = z.shape[1], curvatures.shape[-1]
+    inner = np.zeros((outputs, rank, outputs, rank))
+    for k in range(outputs):
+        for m in range(k + 1):
+            scaled = field.product(z, curvatures[:, k, m, None])
+            inner[k, :, m] = field.matmul(scaled.T, z)
+            inner[m, :, k] = inner[k, :, m]
+    return inner.reshape(outputs * rank, outputs * rank)
+
+
+def _kron_times(field: PrimeField, left: _Side, right: _Side, M: Array) -> Array:
+    """Return ``(A' (x) B) M`` for the rows of both sides that are not zero."""
+    A, B = left.map[: left.all], right.map[: right.all]
+    (a, outputs), (b, rank), columns = A.shape, B.shape, M.shape[1]
+    mixed = field.matmul(A, M.reshape(outputs, rank * columns))
+    both = field.matmul(B, mixed.reshape(a, rank, columns))
+    return both.reshape(a * b, columns)
