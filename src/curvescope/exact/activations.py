@@ -15,17 +15,20 @@ _ELEMENTWISE: tuple[type[nn.Module], ...] = (
     nn.CELU,
     nn.ELU,
     nn.GELU,
-    nn.Hardsigmoid,
     nn.Hardswish,
-    nn.Hardtanh,
     nn.LogSigmoid,
     nn.Mish,
-    nn.ReLU6,
     nn.SELU,
     nn.SiLU,
     nn.Softplus,
     nn.Softsign,
     nn.Tanhshrink,
+)
+# Torch has no second derivative of some of these; it is zero.
+_PIECEWISE_LINEAR: tuple[type[nn.Module], ...] = (
+    nn.Hardsigmoid,
+    nn.Hardtanh,
+    nn.ReLU6,
 )
 
 
@@ -64,7 +67,7 @@ def activation_of(module: nn.Module) -> Activation | None:
         return _TANH
     if kind is nn.Sigmoid:
         return _SIGMOID
-    if kind in _ELEMENTWISE:
+    if kind in _ELEMENTWISE or kind in _PIECEWISE_LINEAR:
         return _by_autodiff(module)
     return None
 
@@ -123,18 +126,25 @@ _SIGMOID = Activation(
 
 
 def _by_autodiff(module: nn.Module) -> Activation:
-    def derivatives(z: Tensor) -> tuple[Tensor, Tensor]:
+    def first(z: Tensor, *, again: bool) -> tuple[Tensor, Tensor]:
+        leaf = z.detach().requires_grad_()
+        total = _out_of_place(module, leaf).sum()
+        derivative: Tensor = torch.autograd.grad(total, leaf, create_graph=again)[0]
+        return derivative, leaf
+
+    def slope(z: Tensor) -> Tensor:
         with torch.enable_grad():
-            leaf = z.detach().requires_grad_()
-            (first,) = torch.autograd.grad(
-                _out_of_place(module, leaf).sum(), leaf, create_graph=True
-            )
-            if not first.requires_grad:
-                return first.detach(), torch.zeros_like(z)
+            return first(z, again=False)[0]
+
+    def bend(z: Tensor) -> Tensor:
+        with torch.enable_grad():
+            derivative, leaf = first(z, again=True)
+            if not derivative.requires_grad:
+                return torch.zeros_like(z)
             (second,) = torch.autograd.grad(
-                first.sum(), leaf, allow_unused=True, materialize_grads=True
+                derivative.sum(), leaf, allow_unused=True, materialize_grads=True
             )
-        return first.detach(), second
+        return second
 
     def value(z: Tensor) -> Tensor:
         with torch.no_grad():
@@ -143,8 +153,8 @@ def _by_autodiff(module: nn.Module) -> Activation:
     return Activation(
         name=type(module).__name__.lower(),
         value=value,
-        slope=lambda z: derivatives(z)[0],
-        bend=lambda z: derivatives(z)[1],
+        slope=slope,
+        bend=None if type(module) in _PIECEWISE_LINEAR else bend,
     )
 
 

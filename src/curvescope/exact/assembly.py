@@ -13,7 +13,7 @@ from curvescope._core.checks import describe, message, one_of, unique
 from curvescope._core.memory import format_bytes
 from curvescope.exact.general import autodiff_matrices
 from curvescope.exact.linear_kronecker import kronecker_matrices
-from curvescope.exact.mlp import mlp_matrices, temporary_bytes
+from curvescope.exact.mlp import mirror, mlp_matrices, temporary_bytes
 from curvescope.exact.network import FeedForward, feed_forward
 from curvescope.linop.convert import DenseOperator
 from curvescope.problem import Problem
@@ -215,6 +215,7 @@ def _assemble(
             chosen = _kronecker_entries(problem, net)
             for matrix in found.values():
                 matrix *= problem.scale
+                mirror(matrix)
         if chosen is not None:
             found = {part: A[chosen][:, chosen] for part, A in found.items()}
     return {part: found[part] for part in parts}, 0

@@ -124,7 +124,7 @@ def mlp_matrices(
 def temporary_bytes(net: FeedForward, layout: Layout) -> int:
     """Return what `mlp_matrices` needs besides its matrices."""
     needed = samples_at_once(net, layout) * _bytes_per_sample(net, layout)
-    return needed + 4 * _TILE_BYTES
+    return needed + 4 * min(_TILE_BYTES, 8 * layout.full_size**2)
 
 
 def samples_at_once(net: FeedForward, layout: Layout) -> int:

@@ -191,9 +191,8 @@ def feed_forward(problem: Problem) -> FeedForward | None:
     _, parameters = problem.leaves()
     layers: list[Layer] = []
     activations: list[Activation] = []
-    names = {
-        id(p): n for n, p in problem.model.named_parameters(remove_duplicate=False)
-    }
+    # The first name of a tied parameter, so that it is seen to be used twice.
+    names = {id(p): n for n, p in problem.model.named_parameters()}
     paths = {id(module): name for name, module in problem.model.named_modules()}
     for module in modules:
         if type(module) is nn.Linear:
@@ -261,6 +260,8 @@ def _same_outputs(net: FeedForward, parameters: dict[str, Tensor]) -> bool:
     batch = next(iter(net.problem.batches())).part(0, 8)
     if not isinstance(batch.inputs, Tensor) or batch.inputs.ndim < 2:
         return False
+    if batch.inputs.flatten(1).shape[1] != net.widths[0]:
+        return False  # the first layer maps the last of several dimensions
     with net.problem.network.running(), torch.no_grad():
         own = net.problem.outputs(batch, parameters)
     with torch.no_grad():
