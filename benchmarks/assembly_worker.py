@@ -19,6 +19,8 @@ from benchmarks.problems import PROBLEMS
 AT_LEAST = 0.15
 # Columns that a block is tried on: their share of the whole is what it would take.
 TRIED = 512
+# A block that is slower than the best by this factor ends the search for a wider one.
+SLOWER = 1.5
 
 
 class AssemblyWorker:
@@ -54,6 +56,8 @@ class AssemblyWorker:
             self._adapter.build(self._task, ("hessian",), block)
             self._adapter.hessian_columns(num)
             tried[block] = self._time(lambda: self._adapter.hessian_columns(num))
+            if tried[block] > SLOWER * min(tried.values()):
+                break
         return {"block": min(tried, key=tried.__getitem__), "tried": tried}
 
     def build(self, block: int | None) -> dict[str, Any]:

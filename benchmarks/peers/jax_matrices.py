@@ -18,7 +18,7 @@ from benchmarks.problems import Task
 
 jax.config.update("jax_enable_x64", True)
 
-BLOCKS = (16, 64, 256, 1024)
+BLOCKS = (8, 16, 32, 64, 128, 256, 512)
 # Samples that the published code differentiates at once.
 BATCH = 10
 

@@ -15,7 +15,7 @@ from torch.func import hessian as func_hessian
 
 from benchmarks.problems import Task
 
-BLOCKS = (16, 64, 256, 1024)
+BLOCKS = (8, 16, 32, 64, 128, 256, 512)
 # Of the machine's memory, what one way may take.
 SHARE = 0.5
 # Temporaries of an activation under a forward over a reverse pass, at their peak.

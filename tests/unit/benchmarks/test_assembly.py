@@ -77,7 +77,7 @@ def test_every_way_in_jax_finds_both_matrices(implementation, saved):
 class Slowest:
     """A way whose blocks have their price."""
 
-    blocks = (2, 16, 1024)
+    blocks = (2, 16, 20, 1024)
     name = "fake"
 
     def __init__(self, price):
@@ -96,15 +96,23 @@ class Slowest:
         self.clock += self.price[self.block]
 
 
-def test_the_block_is_the_fastest_on_the_same_columns(monkeypatch):
-    way = Slowest({2: 0.3, 16: 0.2, 27: 0.25})
+@pytest.mark.parametrize(
+    ("price", "tried", "best"),
+    [
+        ({2: 0.3, 16: 0.2, 20: 0.22, 27: 0.25}, {2, 16, 20, 27}, 16),
+        ({2: 0.3, 16: 0.2, 20: 0.19, 27: 0.18}, {2, 16, 20, 27}, 27),
+        ({2: 0.2, 16: 0.4}, {2, 16}, 2),
+    ],
+)
+def test_the_block_is_the_fastest_on_the_same_columns(monkeypatch, price, tried, best):
+    way = Slowest(price)
     monkeypatch.setattr("benchmarks.measure.CLOCKS", {"fake": lambda: way.clock})
 
     tuned = AssemblyWorker(way, "tanh-tiny", "hessian", "fake").tune()
 
-    assert tuned["block"] == 16
-    assert set(tuned["tried"]) == {2, 16, 27}
-    assert tuned["tried"][2] == pytest.approx(0.3)
+    assert tuned["block"] == best
+    assert set(tuned["tried"]) == tried
+    assert tuned["tried"][2] == pytest.approx(price[2])
     assert {num for _, num in way.asked} == {27}
 
 
