@@ -30,6 +30,7 @@ nitpick_ignore_regex = [
     # Inner rooms: their types stand in signatures, but have no page.
     ("py:.*", r"curvescope\.(_core|autodiff)\..*"),
     ("py:.*", r"curvescope\.problem\.batches\..*"),
+    ("py:.*", r"curvescope\.exact\.network\..*"),
     ("py:.*", r"curvescope\.experiments\.base\..*"),
 ]
 
@@ -64,11 +65,22 @@ def public_names(module):
 
 
 def rooms():
-    """Return the public sub-modules that export anything, by name."""
+    """Return the public rooms that export anything, and the rooms in them, by name."""
     names = sorted(info.name for info in pkgutil.iter_modules(curvescope.__path__))
-    public = [name for name in names if not name.startswith("_")]
-    modules = {n: importlib.import_module(f"curvescope.{n}") for n in public}
-    return {n: m for n, m in modules.items() if public_names(m)}
+    modules = {}
+    for name in [name for name in names if not name.startswith("_")]:
+        modules[name] = room = importlib.import_module(f"curvescope.{name}")
+        for inner in pkgutil.iter_modules(getattr(room, "__path__", [])):
+            if inner.ispkg and not inner.name.startswith("_"):
+                full = f"{name}.{inner.name}"
+                modules[full] = importlib.import_module(f"curvescope.{full}")
+    return {name: room for name, room in modules.items() if exports(room)}
+
+
+def exports(module):
+    """Tell whether a room exports anything but modules."""
+    values = [getattr(module, name) for name in public_names(module)]
+    return any(not inspect.ismodule(value) for value in values)
 
 
 def directive(value):

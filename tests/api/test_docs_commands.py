@@ -44,7 +44,7 @@ def help_of(subcommand):
 
 @pytest.mark.parametrize("command", SHOWN, ids=" ".join)
 def test_shown_command_and_its_options_exist(command):
-    length = 2 if command[0] == "data" else 1
+    length = 2 if command[0] in {"data", "experiment"} else 1
 
     text = help_of(command[:length])
 
