@@ -22,6 +22,9 @@ from curvescope.results import Cost
 Method = Literal["closed form", "kronecker", "autodiff"]
 PARTS = ("hessian", "ggn", "functional")
 METHODS = ("auto", "closed form", "kronecker", "autodiff")
+# The closed form knows whole parameters only; single entries of them, where they are
+# this few, are cheaper column by column.
+_FEW = 8
 _NAMES = {"hessian": "Hessian", "ggn": "GGN", "functional": "functional Hessian"}
 
 
@@ -68,7 +71,8 @@ def matrices(
     Args:
         problem: Model, loss and data. float32 is promoted: what was rounded stays so.
         parts: Which matrices, any of ``"hessian"``, ``"ggn"``, ``"functional"``.
-        method: ``"auto"`` takes the fastest; the others insist on one.
+        method: ``"auto"`` takes the fastest (for a linear net the Kronecker form, but
+            its GGN over the samples where that is cheaper); the others insist on one.
 
     Returns:
         Exactly symmetric operators with the problem's scale, that every algorithm takes.
@@ -97,14 +101,20 @@ def matrices(
     parts = unique("parts", parts)
     for part in parts:
         one_of("parts", part, PARTS)
+    if not parts:
+        raise ValueError(message("parts", f"name some of {PARTS}", "none"))
     one_of("method", method, METHODS)
     began = time.perf_counter()
     notes = _notes(problem)
     problem = problem.promoted()
     net = feed_forward(problem) if method != "autodiff" else None
-    route = _route(net, method)
+    route = _route(problem, net, method)
+    net = net if route != "autodiff" else None
     _check_memory(problem, net, parts, route)
-    found, num_matvecs = _assemble(problem, net, parts, route)
+    if method == "kronecker" and net is not None:
+        found, num_matvecs = _kronecker(net, parts), 0
+    else:
+        found, num_matvecs = _assemble(problem, net, parts, route)
     if problem.weight_decay:
         for part in ("hessian", "ggn"):
             if part in found:
@@ -180,7 +190,7 @@ def _notes(problem: Problem) -> tuple[str, ...]:
     return (text,)
 
 
-def _route(net: FeedForward | None, method: str) -> Method:
+def _route(problem: Problem, net: FeedForward | None, method: str) -> Method:
     if net is None:
         if method in ("closed form", "kronecker"):
             contract = '"auto" or "autodiff" for a model that is no feed-forward net'
@@ -192,9 +202,14 @@ def _route(net: FeedForward | None, method: str) -> Method:
     if method == "kronecker" and not net.is_linear:
         contract = 'be "auto", "closed form" or "autodiff" for a net that is not linear'
         raise ValueError(message("method", contract, repr(method)))
-    if method == "closed form" or not net.is_linear:
+    if method == "closed form":
         return "closed form"
-    return "kronecker"
+    size, layout = problem.num_params, problem.layout
+    if method == "auto" and layout.full_size > _FEW * size:
+        return "autodiff"
+    if method == "kronecker" or (net.is_linear and net.num_params <= 2 * size):
+        return "kronecker"
+    return "closed form"
 
 
 def _assemble(
@@ -203,22 +218,68 @@ def _assemble(
     """Return the scaled matrices of the selected parameters, and products taken."""
     if net is None:
         return autodiff_matrices(problem, parts)
-    layout = problem.layout
-    with torch.no_grad():
-        if route == "closed form":
-            found = mlp_matrices(net, layout, _computed(parts), scale=problem.scale)
-            if "hessian" in parts and "hessian" not in found:
-                found["hessian"] = found["ggn"] + found["functional"]
-            chosen = layout.entries
-        else:
-            found = kronecker_matrices(net, parts)
-            chosen = _kronecker_entries(problem, net)
-            for matrix in found.values():
-                matrix *= problem.scale
-                mirror(matrix)
-        if chosen is not None:
-            found = {part: A[chosen][:, chosen] for part, A in found.items()}
+    if route == "kronecker":
+        return _linear(net, parts), 0
+    found = _closed_form(net, _computed(parts))
+    if "hessian" in parts and "hessian" not in found:
+        found["hessian"] = found["ggn"] + found["functional"]
     return {part: found[part] for part in parts}, 0
+
+
+def _closed_form(net: FeedForward, parts: Sequence[str]) -> dict[str, Tensor]:
+    layout, scale = net.problem.layout, net.problem.scale
+    found = mlp_matrices(net, layout, parts, scale=scale)
+    if layout.entries is None:
+        return found
+    chosen = layout.entries
+    return {part: A[chosen][:, chosen] for part, A in found.items()}
+
+
+def _linear(net: FeedForward, parts: Sequence[str]) -> dict[str, Tensor]:
+    """Use Kronecker products, but for a GGN that is cheaper as a sum over samples."""
+    if tuple(parts) == ("functional",) or not _by_samples(net):
+        return _kronecker(net, parts)
+    found: dict[str, Tensor] = {}
+    if {"functional", "hessian"} & set(parts):
+        found |= _kronecker(net, ("functional",))
+    if {"ggn", "hessian"} & set(parts):
+        found |= _closed_form(net, ("ggn",))
+    if "hessian" in parts:
+        other = found["functional"]
+        found["hessian"] = (
+            found["ggn"] + other if "functional" in parts else other.add_(found["ggn"])
+        )
+    return {part: found[part] for part in parts}
+
+
+def _kronecker(net: FeedForward, parts: Sequence[str]) -> dict[str, Tensor]:
+    chosen = _kronecker_entries(net.problem, net)
+    found = {}
+    with torch.no_grad():
+        for part, matrix in kronecker_matrices(net, parts).items():
+            matrix *= net.problem.scale
+            mirror(matrix)
+            found[part] = matrix if chosen is None else matrix[chosen][:, chosen]
+    return found
+
+
+def _by_samples(net: FeedForward) -> bool:
+    """Tell whether a linear net's GGN is cheaper by the closed form.
+
+    It is where the output Hessian varies and the Kronecker form's K d rows are many
+    beside the samples (the factor is measured).
+    """
+    inputs, outputs = net.widths[0], net.widths[-1]
+    n = net.problem.num_samples
+    if n >= 4 * outputs * min(n, inputs):
+        return False
+    first: Tensor | None = None
+    for samples in net.samples(most=1024):
+        hessians = net.output_hessians(samples)
+        first = hessians[:1] if first is None else first
+        if not bool((hessians == first).all()):
+            return True
+    return False
 
 
 def _computed(parts: Sequence[str]) -> list[str]:
@@ -250,23 +311,21 @@ def _check_memory(
     problem: Problem, net: FeedForward | None, parts: Sequence[str], route: Method
 ) -> None:
     """Refuse before the work what would not fit."""
-    size = problem.num_params
-    whole = problem.layout.full_size if route != "kronecker" else None
-    if whole is None:
-        assert net is not None
-        whole = net.num_params
+    size = whole = problem.num_params
+    if net is not None:
+        linear = route == "kronecker"
+        whole = net.num_params if linear else problem.layout.full_size
     held = len(parts) + {"closed form": 0, "kronecker": 1, "autodiff": 2}[route]
     need = 8 * whole * whole * held
     if whole != size:
         need += 8 * size * size * len(parts)
-    if route == "closed form":
-        assert net is not None
+    if net is not None:
         need += temporary_bytes(net, problem.layout)
     limit = min(problem.memory_limit, memory.available_memory(problem.device))
     if need <= limit:
         return
-    # A sixteenth for temporaries, as a rough guide.
-    fits = int((limit * 15 / 16 / (8 * held)) ** 0.5)
+    rest = need - 8 * whole * whole * held
+    fits = int((max(limit - rest, 0) / (8 * held)) ** 0.5)
     contract = f"have matrices that fit {format_bytes(limit)}"
     got = f"{len(parts)} of size {whole}, {format_bytes(need)} in all"
     remedy = (

@@ -61,14 +61,17 @@ def test_the_reduction_is_the_unit(reduction):
     assert found.hessian.info.unit == problem.provenance("Hessian").unit
 
 
-@pytest.mark.parametrize("method", ["closed form", "kronecker", "autodiff"])
+@pytest.mark.parametrize("method", ["auto", "closed form", "kronecker", "autodiff"])
 def test_every_method_gives_the_same_matrices_of_a_linear_net(method):
     problem, expected = ce_problem(mlp((4, 5, 2, 3), nn.Identity), reduction="sum")
 
     found = matrices(problem, method=method)
 
-    assert found.method == method
+    assert found.method == ("kronecker" if method == "auto" else method)
     assert_matrices(dense(found), expected)
+    for part in PARTS:
+        alone = matrices(problem, parts=(part,), method=method)
+        assert_matrices(dense(alone), expected)
 
 
 @pytest.mark.parametrize("activation", [nn.Tanh, nn.Identity])
@@ -93,6 +96,30 @@ def test_a_selection_is_the_principal_block(activation, params):
     selected = {part: A[where][:, where] for part, A in expected.items()}
     assert found.hessian.shape == (len(where), len(where))
     assert_matrices(dense(found), selected)
+
+
+def test_a_few_entries_of_a_large_net_need_no_large_matrix():
+    model = mlp((4, 200, 200, 3))
+    data = (torch.randn(5, 4).double(), torch.randint(0, 3, (5,)))
+    problem = Problem(model, "cross_entropy", data, memory_limit=2**28)
+    mask = torch.zeros(problem.num_params, dtype=torch.bool)
+    mask[::5000] = True
+    theta, some = problem.parameter_vector(), mask.nonzero()[:, 0]
+
+    found = matrices(problem.select(mask), parts=("hessian",))
+
+    def objective(entries):
+        state, position = {}, 0
+        for name, p in model.named_parameters():
+            whole = theta.index_put((some,), entries)
+            state[name] = whole[position : position + p.numel()].view(p.shape)
+            position += p.numel()
+        outputs = torch.func.functional_call(model, state, (data[0],))
+        return nn.functional.cross_entropy(outputs, data[1])
+
+    expected = torch.func.jacrev(torch.func.grad(objective))(theta[some])
+    assert found.method == "autodiff"
+    assert_matrices(dense(found), {"hessian": expected})
 
 
 def test_each_matrix_alone_is_the_same_as_all_together():
@@ -201,6 +228,8 @@ def test_wrong_arguments_say_what_is_right():
 
     with pytest.raises(ValueError, match="`parts` must be one of"):
         matrices(problem, parts=("fisher",))
+    with pytest.raises(ValueError, match="`parts` must name some of"):
+        matrices(problem, parts=())
     with pytest.raises(ValueError, match="`parts` must have no repetition"):
         matrices(problem, parts=("ggn", "ggn"))
     with pytest.raises(ValueError, match="`method` must be one of"):
