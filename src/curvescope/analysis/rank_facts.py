@@ -17,6 +17,7 @@ _TAKEN = (
     "output_rank",
     "residual_rank",
     "shift_invariant",
+    "balanced",
     "full_rank_weights",
     "left_ranks",
     "right_ranks",

@@ -63,7 +63,9 @@ def facts(net: FeedForward) -> dict[str, Any]:
         any layer has one); ``input_rank`` r; ``centred_input_rank`` (rank of ``[X 1]``
         less one; ``None`` without a bias); ``residual_rank`` s (of
         :math:`\sum \delta [x; 1]^\top` with any bias); ``output_rank`` k;
-        ``bottleneck`` q; ``shift_invariant``; ``weight_ranks``; ``full_rank_weights``
+        ``bottleneck`` q; ``shift_invariant``; ``balanced`` (with any bias: whether the
+        gradients by the outputs sum to zero, as at the minimum over the last bias);
+        ``weight_ranks``; ``full_rank_weights``
         (for linear nets of their products too); ``left_ranks`` and ``right_ranks`` of
         the staircase (linear nets with biases on all or no layers); ``dead_units``
         (hidden units whose slope is 0 on all samples); ``unit_input_ranks`` and
@@ -108,6 +110,7 @@ def facts(net: FeedForward) -> dict[str, Any]:
         "output_rank": curved,
         "bottleneck": min((rank, curved, *hidden)),
         "shift_invariant": sums.shift_invariant,
+        "balanced": any_bias and _is_balanced(sums),
         "weight_ranks": tuple(
             decisions.of_matrix("weight_ranks", layer.weight) for layer in net.layers
         ),
@@ -160,6 +163,14 @@ def _residual_rank(decisions: _Decisions, sums: DataSums) -> int:
     top = float(values[0]) if len(values) else 0.0
     relative = 8 * max(sums.residual.shape) * _EPS * top
     return decisions.rank("residual_rank", values, max(relative, 2 * sums.noise))
+
+
+def _is_balanced(sums: DataSums) -> bool:
+    """Tell whether the last column of Omega, the sum of the gradients, is rounding."""
+    total = float(sums.residual[:, -1].norm())
+    size = float(sums.residual.norm())
+    floor = max(8 * max(sums.residual.shape) * _EPS * size, 2 * sums.noise)
+    return 0.0 < size and total <= floor
 
 
 def _span(decisions: _Decisions, name: str, matrix: Tensor) -> Tensor:
