@@ -119,7 +119,7 @@ def standardised(net: FeedForward) -> FeedForward:
 
     Returns:
         A net with r inputs (r - 1 of the extended ones, where the first layer has a
-        bias), whose `samples` give the new inputs.
+        bias), whose `samples` give the new inputs; with one that is zero if there is none.
 
     Cost:
         ``O(n d^2)``.
@@ -137,6 +137,12 @@ def standardised(net: FeedForward) -> FeedForward:
     first = net.layers[0]
     geometry = input_geometry(net, centred=first.bias is not None)
     directions, kept = geometry.directions, geometry.values[: geometry.rank]
+    if not geometry.rank:
+        # One input that is always zero stands for none: a layer has at least one.
+        directions, kept = (
+            torch.zeros_like(first.weight[:1].T),
+            first.weight.new_ones(1),
+        )
     length = net.problem.num_samples**0.5
     forwards = directions * (length / kept) / geometry.scale[:, None]
     backwards = geometry.scale[:, None] * directions * (kept / length)

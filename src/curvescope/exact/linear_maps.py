@@ -272,7 +272,7 @@ def stacked_rows(
         seen = extend(part.inputs, extended=extended) @ inputs
         product = (factor @ outputs)[..., None] * seen[:, None, None, :]
         rows = triangle(rows, product.flatten(2).flatten(0, 1))
-    return rows.view(-1, k, r)
+    return rows.view(len(rows), k, r)
 
 
 def starts(sizes: Sequence[int]) -> list[int]:

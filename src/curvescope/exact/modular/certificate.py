@@ -58,7 +58,8 @@ def certified_ranks(
     pre-activation of a ReLU is positive; the value of a tanh or sigmoid (its derivatives
     are polynomials in it); value and derivatives of other smooth activations; softmax
     probabilities, of which the largest is what the others leave (so that they add up to
-    one); ``tanh(f - y)`` of a log-cosh and the sigmoid of a binary cross-entropy.
+    one); ``tanh(f - y)`` of a log-cosh and the sigmoid of a binary cross-entropy, or
+    what they lack of one where that is smaller, so that no curvature cancels to zero.
 
     What it means: a minor that is not zero modulo a prime is not zero, so every rank is
     a proved LOWER bound of the exact rank of that real matrix. It is equal unless the

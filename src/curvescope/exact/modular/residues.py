@@ -3,7 +3,9 @@
 Piecewise-linear activations and squared errors are evaluated without any rounding. What
 is no polynomial is rounded once, to float64, and exact from there on: the value t of a
 tanh (its derivatives are ``1 - t^2`` and ``-2 t (1 - t^2)``) or s of a sigmoid, value and
-both derivatives of any other activation, the probabilities of a softmax.
+both derivatives of any other activation, the probabilities of a softmax. In a loss it is
+the distance of t or s from one that is rounded where that is the smaller number: so a
+curvature is zero only where it underflows.
 """
 
 from collections.abc import Sequence
@@ -157,8 +159,7 @@ def _loss(
         difference = field.reduce_(f - field.dyadic(_array(targets)))
         return field.product(factor, difference), factor * np.eye(f.shape[1])[None]
     if type(loss) is LogCosh:
-        t = field.dyadic(_array(torch.tanh(outputs - targets)))
-        return t, _diagonal(field.reduce_(1 - t * t))
+        return _log_cosh(outputs - targets, field)
     if type(loss) is BCEWithLogits:
         return _binary_cross_entropy(loss, outputs, targets, field)
     if type(loss) is CrossEntropy:
@@ -170,6 +171,25 @@ def _diagonal(values: Array) -> Array:
     return values[:, :, None] * np.eye(values.shape[1])
 
 
+def _log_cosh(residual: Tensor, field: PrimeField) -> tuple[Array, Array]:
+    """Return ``t = tanh`` and ``1 - t^2``; near one ``t`` is what ``1 - t`` leaves."""
+    size = residual.abs()
+    e = torch.exp(-2 * size)
+    rest = field.dyadic(_array(2 * e / (1 + e)))
+    near_one, positive = _array(size) > 0.5, _array(residual) > 0
+    t = field.dyadic(_array(torch.tanh(size)))
+    t = np.where(near_one, field.reduce_(1 - rest), t)
+    rest = field.reduce_(1 - t)
+    curvatures = field.product(rest, field.reduce_(1 + t))
+    return np.where(positive, t, -t), _diagonal(curvatures)
+
+
+def _sigmoid(outputs: Tensor, field: PrimeField) -> Array:
+    """Return sigmoids; of s and 1 - s the smaller one is rounded, the other is exact."""
+    smaller = field.dyadic(_array(torch.sigmoid(-outputs.abs())))
+    return np.where(_array(outputs) > 0, field.reduce_(1 - smaller), smaller)
+
+
 def _binary_cross_entropy(
     loss: BCEWithLogits, outputs: Tensor, targets: Tensor, field: PrimeField
 ) -> tuple[Array, Array]:
@@ -179,7 +199,7 @@ def _binary_cross_entropy(
         given = outputs.new_ones(()) if weight is None else weight
         return field.dyadic(_array(given.to(outputs).expand_as(outputs)))
 
-    y, s = field.dyadic(_array(targets)), field.dyadic(_array(torch.sigmoid(outputs)))
+    y, s = field.dyadic(_array(targets)), _sigmoid(outputs, field)
     weight = option(loss.weight)
     positive = field.product(field.product(option(loss.pos_weight), y), weight)
     both = field.reduce_(field.product(weight, 1 - y) + positive)

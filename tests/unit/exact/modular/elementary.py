@@ -94,7 +94,8 @@ def output_jets(model, x, index, tables, pair, prime):
 def loss_terms(kind, f, floats, y, prime):
     """Return the gradient (K) and the Hessian (K x K) by the outputs, of one sample.
 
-    ``floats`` are what the loss rounds: tanh(f - y), sigmoid(f) or softmax(f).
+    ``floats`` are what the loss rounds: tanh(f - y) and sigmoid(f) (or what they lack of
+    one), softmax(f).
     """
     K = len(f)
     if kind in {"half_squared_error", "mse"}:
@@ -105,7 +106,7 @@ def loss_terms(kind, f, floats, y, prime):
         p = [residue(v, prime) for v in probabilities(floats)]
         Hessian = [[p[i] * (int(i == j) - p[j]) for j in range(K)] for i in range(K)]
         return [p[k] - int(k == int(y)) for k in range(K)], Hessian
-    v = [residue(float(x), prime) for x in floats]
+    v = [residue(x, prime) for x in floats]
     if kind == "logcosh":
         return v, _diag([1 - t * t for t in v])
     assert kind == "bce_with_logits"
@@ -118,6 +119,26 @@ def probabilities(floats):
     p = [Fraction(float(v)) for v in floats]
     p[p.index(max(p))] += 1 - sum(p)
     return p
+
+
+def log_cosh_slopes(d):
+    """Return tanh(d) as fractions, near one as what 1 - |tanh| = 2 / (1 + e^2|d|) leaves."""
+    e = torch.exp(-2 * d.abs())
+    small, rest = torch.tanh(d.abs()), 2 * e / (1 + e)
+    exact = [
+        Fraction(float(t)) if abs(float(x)) <= 0.5 else 1 - Fraction(float(r))
+        for x, t, r in zip(d, small, rest, strict=True)
+    ]
+    return [t if float(x) > 0 else -t for x, t in zip(d, exact, strict=True)]
+
+
+def sigmoids(f):
+    """Return sigmoids as fractions, above one half as what 1 - s leaves."""
+    rest = torch.sigmoid(-f.abs())
+    return [
+        1 - Fraction(float(r)) if float(x) > 0 else Fraction(float(r))
+        for x, r in zip(f, rest, strict=True)
+    ]
 
 
 def _diag(values):
@@ -137,8 +158,8 @@ def matrices(model, kind, X, Y, prime):
             tables[number] = _floats(module, f)
             f = tables[number][1]
     rounded = {
-        "logcosh": lambda: torch.tanh(f - Y),
-        "bce_with_logits": lambda: torch.sigmoid(f),
+        "logcosh": lambda: [log_cosh_slopes(d) for d in f - Y],
+        "bce_with_logits": lambda: [sigmoids(row) for row in f],
         "cross_entropy": lambda: torch.softmax(f, -1),
     }.get(kind, lambda: f)()
     size = sum(p.numel() for p in model.parameters())
