@@ -1,62 +1,22 @@
 """``curvescope experiment NAME``: options from the registry, a run folder, a page."""
 
-import dataclasses
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Union
+from typing import Any
 
-import tyro
 from rich.console import Console
-from tyro.conf import OmitArgPrefixes, OmitSubcommandPrefixes
 
 from curvescope._core import files
 from curvescope._core.progress import showing_progress
 from curvescope.cli import runs
+from curvescope.cli.options import RunExperiment
 from curvescope.experiments import Experiment, experiment, names
 from curvescope.experiments.base import decisive
 from curvescope.report import collect_environment, load_results, report
 from curvescope.results import RankSweep, Result
 from curvescope.results.ranks import MATRICES
 from curvescope.results.text import format_table
-
-# Its own types are made at run time, which a type checker cannot follow.
-_FLAT: Any = OmitArgPrefixes
-
-
-@dataclass(frozen=True, kw_only=True)
-class Where:
-    """Where the run is kept."""
-
-    out: Path | None = None
-    """The run folder; runs/NAME-DATA by default. A second call resumes or returns it."""
-
-
-def _command(row: Experiment) -> Any:
-    """Return the dataclass of one experiment's options."""
-    made = dataclasses.make_dataclass(
-        "".join(word.capitalize() for word in row.name.split("-")),
-        [
-            ("experiment", _FLAT[row.config], field(default_factory=row.config)),
-            ("run", _FLAT[Where], field(default_factory=Where)),
-        ],
-        frozen=True,
-        kw_only=True,
-    )
-    made.__doc__ = row.summary
-    return Annotated[made, tyro.conf.subcommand(row.name, description=row.summary)]
-
-
-_COMMANDS: Any = Union[tuple(_command(experiment(name)) for name in names())]  # noqa: UP007
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunExperiment:
-    """Reproduce a figure of a paper: data, table, figure, page."""
-
-    chosen: Annotated[OmitSubcommandPrefixes[_COMMANDS], tyro.conf.arg(name="")]
-    """Which experiment."""
 
 
 def run_experiment(command: RunExperiment, words: list[str], out: Console) -> None:

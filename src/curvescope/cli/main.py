@@ -5,10 +5,9 @@ import shlex
 import sys
 import warnings
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Any
 
 import torch
-import tyro
 from rich.console import Console
 
 from curvescope._core import files
@@ -23,7 +22,7 @@ from curvescope.analysis.run import (
     peak_vectors,
 )
 from curvescope.cli import runs
-from curvescope.cli.experiment import RunExperiment, run_experiment
+from curvescope.cli.experiment import run_experiment
 from curvescope.cli.options import (
     Analyze,
     Command,
@@ -35,20 +34,17 @@ from curvescope.cli.options import (
     EigenpairOptions,
     Plot,
     ProbeOptions,
+    Rank,
     Report,
+    RunExperiment,
     Spectrum,
 )
 from curvescope.cli.problems import Built, build_problem
-from curvescope.cli.rank import Rank, run_rank
+from curvescope.cli.rank import run_rank
 from curvescope.data import fetch
 from curvescope.report import report, report_from_folder
 from curvescope.report.environment import collect_environment
 
-_Any = (
-    Command
-    | Annotated[Rank, tyro.conf.subcommand("rank")]
-    | Annotated[RunExperiment, tyro.conf.subcommand("experiment")]
-)
 _NAMES: dict[type, str] = {
     Analyze: "analyze",
     Spectrum: "spectrum",
@@ -100,10 +96,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def parse(words: Sequence[str]) -> Command | Rank | RunExperiment:
-    """Return the command of the words; exits with 2 where they are none."""
+def parse(words: Sequence[str]) -> Command:
+    """Return the command of the words; exits with 2 where they are none.
+
+    Raises:
+        MissingExtraError: If tyro is not installed.
+    """
+    import tyro
+
     return tyro.cli(
-        _Any,
+        Command,
         args=_split_lists(words),
         prog="curvescope",
         description="Trustworthy curvature analysis of PyTorch models.",
@@ -122,7 +124,7 @@ def _split_lists(words: Sequence[str]) -> list[str]:
     return split
 
 
-def _dispatch(command: Command | Rank | RunExperiment, words: list[str]) -> None:
+def _dispatch(command: Command, words: list[str]) -> None:
     out = Console(highlight=False, soft_wrap=True)
     if isinstance(command, Data):
         for path in fetch(command.name, root=command.data_root):

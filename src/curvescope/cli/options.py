@@ -1,11 +1,14 @@
 """The commands' options: one frozen dataclass a command, from which tyro builds help."""
 
+import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, Union
 
 import tyro
-from tyro.conf import OmitArgPrefixes, Positional
+from tyro.conf import OmitArgPrefixes, OmitSubcommandPrefixes, Positional
+
+from curvescope.experiments import Experiment, RankPoint, experiment, names
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,6 +169,53 @@ class Report:
     """The run folder."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Rank:
+    """Ranks of H, GGN and functional Hessian of one network, beside the theory."""
+
+    point: OmitArgPrefixes[RankPoint] = field(default_factory=RankPoint)
+    out: Path | None = None
+    """The run folder; runs/rank-DATA by default. A second call resumes or returns it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """Where the run is kept."""
+
+    out: Path | None = None
+    """The run folder; runs/NAME-DATA by default. A second call resumes or returns it."""
+
+
+# The experiments' classes are made at run time, which a type checker cannot follow.
+_FLAT: Any = OmitArgPrefixes
+
+
+def _command(row: Experiment) -> Any:
+    """Return the class of one experiment's options, named as its command."""
+    made = dataclasses.make_dataclass(
+        "".join(word.capitalize() for word in row.name.split("-")),
+        [
+            ("experiment", _FLAT[row.config], field(default_factory=row.config)),
+            ("run", _FLAT[RunOptions], field(default_factory=RunOptions)),
+        ],
+        frozen=True,
+        kw_only=True,
+    )
+    made.__doc__ = row.summary
+    return Annotated[made, tyro.conf.subcommand(row.name, description=row.summary)]
+
+
+_EXPERIMENTS: Any = Union[tuple(_command(experiment(name)) for name in names())]  # noqa: UP007
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunExperiment:
+    """Reproduce a figure of a paper: data, table, figure, page."""
+
+    chosen: Annotated[OmitSubcommandPrefixes[_EXPERIMENTS], tyro.conf.arg(name="")]
+    """Which experiment."""
+
+
 GROUPS = (ProblemOptions, EigenpairOptions, ProbeOptions, DimensionOptions)
 Computing = Analyze | Spectrum | Density | EffDim
 Command = (
@@ -176,4 +226,6 @@ Command = (
     | Annotated[Data, tyro.conf.subcommand("data")]
     | Annotated[Plot, tyro.conf.subcommand("plot")]
     | Annotated[Report, tyro.conf.subcommand("report")]
+    | Annotated[Rank, tyro.conf.subcommand("rank")]
+    | Annotated[RunExperiment, tyro.conf.subcommand("experiment")]
 )

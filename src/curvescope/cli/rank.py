@@ -1,15 +1,14 @@
 """``curvescope rank``: the ranks of one network, measured, proved and predicted."""
 
 import shlex
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from tyro.conf import OmitArgPrefixes
 
 from curvescope._core import files
 from curvescope.cli import runs
+from curvescope.cli.options import Rank
 from curvescope.experiments.base import plain
 from curvescope.experiments.rank import RankPoint, check_points, rank_results
 from curvescope.report import collect_environment, load_results, report
@@ -25,15 +24,6 @@ _SYMBOLS = {
     "num_outputs": "K, outputs",
     "num_samples": "n, samples",
 }
-
-
-@dataclass(frozen=True, kw_only=True)
-class Rank:
-    """Ranks of H, GGN and functional Hessian of one network, beside the theory."""
-
-    point: OmitArgPrefixes[RankPoint] = field(default_factory=RankPoint)
-    out: Path | None = None
-    """The run folder; runs/rank-DATA by default."""
 
 
 def run_rank(command: Rank, words: list[str], out: Console) -> None:
