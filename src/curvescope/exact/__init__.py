@@ -9,16 +9,39 @@ from curvescope.exact.assembly import (
 )
 from curvescope.exact.blocks import block_picture, layer_blocks
 from curvescope.exact.factor import factor_triangle, ggn_factor, has_factor
+from curvescope.exact.facts import facts
+from curvescope.exact.linear import (
+    CompressedMatrices,
+    compress,
+    kronecker_matrices,
+    standardised,
+)
+from curvescope.exact.linear_structure import (
+    functional_eigenvalues,
+    ggn_eigenvalues,
+    plateaus,
+)
+from curvescope.exact.network import FeedForward, feed_forward
 
 __all__ = [
+    "CompressedMatrices",
     "ExactMatrices",
+    "FeedForward",
     "block_picture",
+    "compress",
     "factor_triangle",
+    "facts",
+    "feed_forward",
+    "functional_eigenvalues",
     "functional_hessian",
     "ggn",
+    "ggn_eigenvalues",
     "ggn_factor",
     "has_factor",
     "hessian",
+    "kronecker_matrices",
     "layer_blocks",
     "matrices",
+    "plateaus",
+    "standardised",
 ]

@@ -78,9 +78,10 @@ def plateaus(
 ) -> list[tuple[float, int]]:
     """Group eigenvalues that are equal up to rounding.
 
-    With orthogonal weights that are nowhere narrower than inputs and outputs every
-    eigenvalue of a linear net's GGN is K-fold (squared error); with whitened inputs
-    there is one plateau of L.
+    With orthogonal weights whose widths do not increase towards the output,
+    ``m_1 >= m_2 >= ... >= K``, every eigenvalue of a linear net's GGN is K-fold (squared
+    error); with whitened inputs and hidden layers of one width, at least
+    ``max(d, K)``, there is one plateau of L.
 
     Args:
         eigenvalues: Real numbers in any order.
