@@ -5,6 +5,17 @@ it never reaches back into a problem, and it computes no products with a matrix.
 """
 
 from curvescope.results.base import Cost, ParamSlice, Provenance, Result, load
+from curvescope.results.bayes import (
+    EvidenceFit,
+    FunctionSpaceHomogeneity,
+    HomogeneityStep,
+    Identity,
+    IdentityTable,
+    LaplacePosterior,
+    LinearPosterior,
+    Predictive,
+    RegularisationScale,
+)
 from curvescope.results.kinds import (
     EffectiveDimension,
     Eigenpairs,
@@ -14,6 +25,7 @@ from curvescope.results.kinds import (
     SpectralDensity,
     VectorEstimate,
 )
+from curvescope.results.landscape import Homogeneity, LossSurface
 from curvescope.results.quantiles import student_t_quantile
 from curvescope.results.ranks import (
     BlockPicture,
@@ -29,13 +41,24 @@ __all__ = [
     "EffectiveDimension",
     "Eigenpairs",
     "Estimate",
+    "EvidenceFit",
+    "FunctionSpaceHomogeneity",
+    "Homogeneity",
+    "HomogeneityStep",
+    "Identity",
+    "IdentityTable",
+    "LaplacePosterior",
     "LayerRow",
     "LayerTable",
+    "LinearPosterior",
+    "LossSurface",
     "ParamSlice",
+    "Predictive",
     "Provenance",
     "RankEstimate",
     "RankReport",
     "RankSweep",
+    "RegularisationScale",
     "Result",
     "SpectralDensity",
     "SpectrumComparison",
