@@ -49,6 +49,15 @@ class AbstractLoss(ABC):
         """Return (right predictions, predictions) of a classifier, else ``None``."""
 
     @abstractmethod
+    def agreeing(
+        self, outputs: Tensor, others: Tensor, targets: Any
+    ) -> tuple[int, int] | None:
+        """Return (predictions in which two outputs agree, predictions), else ``None``.
+
+        Positions that have no target count in neither.
+        """
+
+    @abstractmethod
     def output_hessian(self, outputs: Tensor, targets: Any) -> Product:
         """Return the product with the Hessian of `total` with respect to the outputs.
 

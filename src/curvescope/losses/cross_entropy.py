@@ -175,6 +175,18 @@ class CrossEntropy(AbstractLoss):
         right = (logits.argmax(-1) == labels) & counted
         return int(right.sum()), int(counted.sum())
 
+    def agreeing(
+        self, outputs: Tensor, others: Tensor, targets: Any
+    ) -> tuple[int, int] | None:
+        """Count the positions whose largest logits are at the same class."""
+        logits, labels = self._rows(outputs, targets)
+        same = logits.argmax(-1) == self._rows(others, targets)[0].argmax(-1)
+        if labels.is_floating_point():
+            return int(same.sum()), same.numel()
+        counted = labels != self.ignore_index
+        same &= counted
+        return int(same.sum()), int(counted.sum())
+
     def output_hessian(self, outputs: Tensor, targets: Any) -> Product:
         """Return the product with ``mass (diag p - p p')`` of every position."""
         logits, labels = self._rows(outputs.detach(), targets)
@@ -271,6 +283,12 @@ class NLL(AbstractLoss):
     def correct(self, outputs: Tensor, targets: Any) -> tuple[int, int] | None:
         """Count the positions whose largest log-probability is the label's."""
         return self._as_cross_entropy().correct(outputs, targets)
+
+    def agreeing(
+        self, outputs: Tensor, others: Tensor, targets: Any
+    ) -> tuple[int, int] | None:
+        """Count the positions whose largest log-probabilities are at the same class."""
+        return self._as_cross_entropy().agreeing(outputs, others, targets)
 
     def output_hessian(self, outputs: Tensor, targets: Any) -> Product:
         """Return the product with zero."""

@@ -50,6 +50,12 @@ class SquaredError(AbstractLoss):
         """Return ``None``: this is no classification."""
         return None
 
+    def agreeing(
+        self, outputs: Tensor, others: Tensor, targets: Any
+    ) -> tuple[int, int] | None:
+        """Return ``None``: this is no classification."""
+        return None
+
     def output_hessian(self, outputs: Tensor, targets: Any) -> Product:
         """Return the product with ``2 scale I``."""
         factor = 2.0 * self.scale
@@ -129,6 +135,13 @@ class BCEWithLogits(AbstractLoss):
         right = (outputs > 0) == (targets > 0.5)
         return int(right.sum()), right.numel()
 
+    def agreeing(
+        self, outputs: Tensor, others: Tensor, targets: Any
+    ) -> tuple[int, int] | None:
+        """Count the elements that lie on the same side of one half."""
+        same = (outputs > 0) == (others > 0)
+        return int(same.sum()), same.numel()
+
     def output_hessian(self, outputs: Tensor, targets: Any) -> Product:
         """Return the product with the diagonal ``w s (1 - s)``."""
         factor = self._curvature(outputs, targets)
@@ -184,6 +197,12 @@ class LogCosh(AbstractLoss):
         require_same_shape(outputs, targets, self.name)
 
     def correct(self, outputs: Tensor, targets: Any) -> tuple[int, int] | None:
+        """Return ``None``: this is no classification."""
+        return None
+
+    def agreeing(
+        self, outputs: Tensor, others: Tensor, targets: Any
+    ) -> tuple[int, int] | None:
         """Return ``None``: this is no classification."""
         return None
 

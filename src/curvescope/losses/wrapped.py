@@ -77,6 +77,12 @@ class ModuleLoss(AbstractLoss):
         """Return ``None``: this is no classification."""
         return None
 
+    def agreeing(
+        self, outputs: Tensor, others: Tensor, targets: Any
+    ) -> tuple[int, int] | None:
+        """Return ``None``: this is no classification."""
+        return None
+
     def output_hessian(self, outputs: Tensor, targets: Any) -> Product:
         """Return the product by double backward through the module."""
         return autodiff_output_hessian(self, outputs, targets)
@@ -128,6 +134,12 @@ class _CallableLoss(AbstractLoss):
             raise TypeError(message("fn", "return one number for a batch", got))
 
     def correct(self, outputs: Tensor, targets: Any) -> tuple[int, int] | None:
+        """Return ``None``: this is no classification."""
+        return None
+
+    def agreeing(
+        self, outputs: Tensor, others: Tensor, targets: Any
+    ) -> tuple[int, int] | None:
         """Return ``None``: this is no classification."""
         return None
 
