@@ -63,8 +63,9 @@ def plot_rank_sweep(
 
     Args:
         result: The sweep.
-        normalise: Whether ranks are divided by the number of parameters; by default,
-            as published, against width and depth only.
+        normalise: Whether ranks are divided by the number of parameters; by default
+            what the sweep's settings ask for, or, as published, against width and depth
+            only.
         band: ``"range"`` from lowest to highest seed, or ``"quartiles"``.
         x_label: The x axis' label; by default it follows from the sweep's axis.
         size: Width and height in inches.
@@ -88,7 +89,7 @@ def plot_rank_sweep(
     if band not in _QUANTILES:
         raise ValueError(message("band", "be 'range' or 'quartiles'", repr(band)))
     if normalise is None:
-        normalise = result.axis in _NORMALISED
+        normalise = result.settings.get("normalise", result.axis in _NORMALISED)
     if normalise and any(not record.get("num_params") for record in result.records):
         contract = "be False where records hold no `num_params`"
         raise ValueError(message("normalise", contract, "True"))
