@@ -1,7 +1,9 @@
 """The users' verbs: a problem goes in, frozen results come out."""
 
+from curvescope.analysis.homogeneity import homogeneity
+from curvescope.analysis.landscape import loss_surface
 from curvescope.analysis.layers import layer_curvature
 from curvescope.analysis.rank_report import rank_report
 from curvescope.analysis.run import analyze
 
-__all__ = ["analyze", "layer_curvature", "rank_report"]
+__all__ = ["analyze", "homogeneity", "layer_curvature", "loss_surface", "rank_report"]

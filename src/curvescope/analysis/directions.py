@@ -6,7 +6,7 @@ Whatever they come from, a set of directions leaves this file orthonormal.
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import final
 
 import torch
@@ -14,10 +14,9 @@ from torch import Tensor
 
 from curvescope._core.checkpoint import Checkpoint
 from curvescope._core.checks import describe, message, one_of
-from curvescope._core.memory import peak_memory
 from curvescope._core.random import gaussian
 from curvescope.curvature import Hessian
-from curvescope.exact import hessian
+from curvescope.exact import matrices
 from curvescope.exact.network import feed_forward
 from curvescope.linalg import eigsh
 from curvescope.problem import Problem
@@ -77,18 +76,16 @@ def eigenbasis(
 
 def _all_pairs(problem: Problem) -> Eigenpairs:
     began = time.perf_counter()
-    H = hessian(problem).matrix
+    found = matrices(problem, parts=("hessian",))
+    assert found.hessian is not None
+    H = found.hessian.matrix
     values, vectors = torch.linalg.eigh(H)
     values, vectors = values.flip(0).contiguous(), vectors.flip(1).contiguous()
     residuals = (H @ vectors - vectors * values).norm(dim=0)
     return Eigenpairs(
         of=problem.provenance("Hessian"),
-        cost=Cost(
-            num_matvecs=len(values),
-            seconds=time.perf_counter() - began,
-            peak_memory=peak_memory(problem.device),
-        ),
-        settings={"method": "dense, exact, float64"},
+        cost=replace(found.cost, seconds=time.perf_counter() - began),
+        settings={"method": f"dense, float64, {found.method}"},
         eigenvalues=values.cpu(),
         eigenvectors=vectors,
         residual_norms=residuals.cpu(),
