@@ -11,8 +11,12 @@ from torch import nn
 
 from curvescope._core.checks import message, one_of
 from curvescope.models.char_gpt import char_gpt
+from curvescope.models.convnet import basic_cnn, convnet
 from curvescope.models.lenet import lenet
+from curvescope.models.masked import masked_mlp
 from curvescope.models.mlp import mlp
+from curvescope.models.preactivation_resnet import preact_resnet18, preresnet
+from curvescope.models.published_mlp import regression_mlp, spirals_mlp
 from curvescope.models.resnet import resnet18, resnet20, resnet32, resnet44, resnet56
 
 
@@ -23,9 +27,9 @@ class ModelInfo:
     Attributes:
         name: The name that `build` takes.
         builder: The function behind the name.
-        task: ``classification`` or ``language-modelling``.
+        task: ``classification``, ``regression`` or ``language-modelling``.
         input_shape: One input without the batch; ids where the task is language.
-        num_classes: Width of the output.
+        num_classes: Width of the output; 1 for a binary classifier's logit.
         normalize: Name of the pixel statistics (in ``curvescope.data``) that its
             published weights were trained with; ``None`` where there are none.
         weights: Where published weights that fit come from; ``None`` where none do.
@@ -79,6 +83,25 @@ _ENTRIES = (
         32,
         normalize="cifar10-detectors",
         weights="timm and detectors: resnet18_cifar10",
+    ),
+    _classifier("preact-resnet18", preact_resnet18, 3, 32, 32),
+    _classifier("preresnet", preresnet, 3, 32, 32),
+    _classifier("convnet", convnet, 3, 32, 32),
+    _classifier("basic-cnn", basic_cnn, 3, 32, 32),
+    _classifier("masked-mlp", masked_mlp, 64),
+    ModelInfo(
+        name="spirals-mlp",
+        builder=spirals_mlp,
+        task="classification",
+        input_shape=(2,),
+        num_classes=1,
+    ),
+    ModelInfo(
+        name="regression-mlp",
+        builder=regression_mlp,
+        task="regression",
+        input_shape=(3,),
+        num_classes=1,
     ),
     ModelInfo(
         name="char-gpt",
