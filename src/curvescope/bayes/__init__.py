@@ -6,10 +6,14 @@ from curvescope.bayes.linear import (
     posterior_covariance,
     predict,
 )
+from curvescope.bayes.scales import z_from_kink, z_from_prior, z_from_weight_decay
 
 __all__ = [
     "linear_posterior",
     "maximise_evidence",
     "posterior_covariance",
     "predict",
+    "z_from_kink",
+    "z_from_prior",
+    "z_from_weight_decay",
 ]
