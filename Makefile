@@ -21,7 +21,7 @@ DEMO_ARGS := mlp --data digits --loss cross_entropy --weights $(DEMO_WEIGHTS) \
 	--num-probes 16 --num-steps 128 --z 0.001 0.01 0.1 --out $(DEMO_OUT)
 
 .PHONY: help setup demo test test-slow test-gpu check format lint layers types doctest \
-	docs bench bench-setup clean
+	docs bench bench-exact bench-setup clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -74,6 +74,9 @@ bench-setup: setup ## make the benchmark's own environments, one a peer
 
 bench: setup ## time products against the peers; results go into benchmarks/results
 	$(BIN)/python benchmarks/run.py
+
+bench-exact: setup ## time whole float64 matrices against torch.func and JAX
+	$(BIN)/python benchmarks/run.py --suite exact
 
 clean: ## remove what was built, but not .venv nor runs
 	rm -rf build dist docs/_build docs/reference/generated
