@@ -1,9 +1,10 @@
 """Second opinions on a rank: other coordinates, and exact arithmetic."""
 
 from collections.abc import Mapping
-from dataclasses import replace
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from typing import Literal, final
 
+from curvescope.analysis.rank_facts import Theory, differences, exact_theory_of
 from curvescope.analysis.rank_values import standardised_values
 from curvescope.exact.linear_inputs import input_geometry, standardised
 from curvescope.exact.modular import certified_ranks, elimination_size, uncertifiable
@@ -39,43 +40,83 @@ def decided_again(ranks: Mapping[str, RankEstimate], net: FeedForward) -> Ranks:
     }
 
 
+@final
+@dataclass(frozen=True, kw_only=True)
+class Certified:
+    """Ranks with what exact arithmetic says of them.
+
+    Attributes:
+        ranks: By matrix; where exact arithmetic disagrees unexplained, not certain.
+        notes: Remarks for the reader.
+        theory: Facts at the stored numbers and what theory says at them; empty where
+            there is no certificate, or not all parameters are selected.
+    """
+
+    ranks: Ranks
+    notes: tuple[str, ...] = ()
+    theory: Theory = field(default_factory=Theory)
+
+
 def certified(
     ranks: Mapping[str, RankEstimate],
     net: FeedForward,
     *,
     certify: Literal["auto"] | bool,
-    whole: bool,
-) -> tuple[Ranks, tuple[str, ...]]:
+    measured: Theory | None,
+) -> Certified:
     """Set the exact ranks beside the numerical ones; where they differ, doubt these.
+
+    A rank that differs stays certain if what was measured is the rank of a problem that
+    differs from the stored one by rounding: it has a clear gap, and either the
+    certificate of the same net in coordinates of the inputs' numerical rank says the
+    same, or theory, at the facts in float64, does, and at the exact facts gives the
+    exact rank.
 
     Args:
         ranks: The numerical ranks.
         net: What they are of.
         certify: As for `rank_report`.
-        whole: Whether all parameters are selected, so that coordinates can change.
+        measured: Facts and predictions in float64; ``None`` if not all parameters are
+            selected, so that neither coordinates can change nor formulas hold.
 
     Returns:
-        The ranks, and remarks for the reader.
+        The ranks, remarks, and theory at the exact facts.
     """
     if certify is False:
-        return dict(ranks), ()
+        return Certified(ranks=dict(ranks))
     reason = uncertifiable(net)
     if reason is None and certify == "auto" and elimination_size(net) > _LARGEST:
         reason = f"more than {_LARGEST} rows to eliminate; ask with certify=True"
     certificate = None if reason is not None else certified_ranks(net)
     if certificate is None:
-        return dict(ranks), (f"not certified: {reason}",)
+        return Certified(ranks=dict(ranks), notes=(f"not certified: {reason}",))
     exact = certificate.ranks
+    theory, notes = Theory(), []
+    if measured is not None:
+        theory = exact_theory_of(net, measured.facts)
+        notes += _failures(exact, theory)
     doubtful = [name for name, rank in ranks.items() if exact[name] != rank.rank]
     result: Ranks = {}
-    notes: tuple[str, ...] = ()
-    if doubtful and whole:
-        result, notes = _explained(ranks, doubtful, exact, net)
+    if doubtful and measured is not None:
+        result, more = _explained(ranks, doubtful, exact, net, (measured, theory))
+        notes += more
     for name, rank in ranks.items():
         sure = rank.rank == exact[name]
         chosen = result.get(name, replace(rank, certain=sure))
         result[name] = replace(chosen, certified=exact[name], primes=certificate.primes)
-    return {name: result[name] for name in ranks}, notes
+    return Certified(
+        ranks={name: result[name] for name in ranks}, notes=tuple(notes), theory=theory
+    )
+
+
+def _failures(exact: Mapping[str, int], theory: Theory) -> list[str]:
+    """Say where exact arithmetic contradicts a formula."""
+    return [
+        f"{name}: exact arithmetic proves {exact[name]}, the formula at the exact facts "
+        f"says {prediction}: an assumption does not hold"
+        for name, prediction in theory.predicted.items()
+        if not prediction.agrees(exact[name])
+    ]
 
 
 def _explained(
@@ -83,7 +124,8 @@ def _explained(
     doubtful: list[str],
     exact: Mapping[str, int],
     net: FeedForward,
-) -> tuple[Ranks, tuple[str, ...]]:
+    theories: tuple[Theory, Theory],
+) -> tuple[Ranks, list[str]]:
     """Look for what makes measured and exact ranks differ.
 
     Inputs of rank r whose entries were rounded have full exact rank. In coordinates
@@ -93,6 +135,7 @@ def _explained(
     again = _in_standardised_inputs(net)
     reduced = certified_ranks(standardised(net))
     assert reduced is not None
+    facts = differences(theories[0].facts, theories[1].facts)
     result: Ranks = {}
     notes = []
     for name in doubtful:
@@ -106,12 +149,35 @@ def _explained(
                 "have their rank up to rounding only; with inputs of that very rank it "
                 f"is {rank.rank}, as measured"
             )
+        elif rank.certain and _both_equal(name, rank.rank, exact[name], theories):
+            result[name] = rank
+            notes.append(
+                f"{name}: exactly as stored the rank is {exact[name]}, since some facts "
+                f"hold up to rounding only; where they hold it is {rank.rank}, as "
+                "measured and as theory says"
+            )
         else:
             notes.append(
                 f"{name}: float64 tells {rank.rank} apart from rounding, exact "
                 f"arithmetic proves {exact[name]}"
             )
-    return result, tuple(notes)
+    if facts:
+        notes.append(f"facts that differ: {'; '.join(facts)}")
+    return result, notes
+
+
+def _both_equal(
+    name: str, measured: int, exact: int, theories: tuple[Theory, Theory]
+) -> bool:
+    """Tell whether theory claims both ranks, each at its facts, which were clear."""
+    here, there = (theory.predicted.get(name) for theory in theories)
+    return (
+        here is not None
+        and there is not None
+        and here.claim == there.claim == "equal"
+        and (here.value, there.value) == (measured, exact)
+        and all(theories[0].facts["certain"].values())
+    )
 
 
 def _in_standardised_inputs(net: FeedForward) -> Ranks:

@@ -14,7 +14,7 @@ from curvescope._core.predictions import PredictedRank
 from curvescope._core.progress import track
 from curvescope._core.random import resolve_generator
 from curvescope.analysis.rank_decisions import certified, decided_again
-from curvescope.analysis.rank_facts import predictions
+from curvescope.analysis.rank_facts import Theory, theory_of
 from curvescope.analysis.rank_values import values_of
 from curvescope.curvature import GGN, FunctionalHessian, Hessian
 from curvescope.exact.network import FeedForward, feed_forward
@@ -101,7 +101,8 @@ def rank_report(
     fingerprint = problem.refresh()
     net = feed_forward(problem)
     whole = net is not None and net.problem.num_params == net.num_params
-    notes = _precision_notes(problem)
+    notes, exact = _precision_notes(problem), Theory()
+    theory = theory_of(problem, net if whole else None)
     if method == "estimate" or (method == "auto" and not _fits(problem, net)):
         generator = resolve_generator(generator)
         ranks = _estimates(problem, num_probes, num_steps, generator)
@@ -113,10 +114,12 @@ def rank_report(
             if net is not None:
                 if whole:
                     ranks = decided_again(ranks, net)
-                ranks, more = certified(ranks, net, certify=certify, whole=whole)
-                notes += more
+                beside = certified(
+                    ranks, net, certify=certify, measured=theory if whole else None
+                )
+                ranks, exact = beside.ranks, beside.theory
+                notes += beside.notes
             eigenvalues = values.all_eigenvalues
-    facts, predicted = predictions(problem, net if whole else None)
     provenance = problem.provenance("Hessian")
     if provenance.fingerprint != fingerprint:
         contract = "stay the same while its ranks are computed"
@@ -126,11 +129,12 @@ def rank_report(
         of=provenance,
         cost=_cost(ranks, time.perf_counter() - began, problem),
         settings={"method": method, "certify": certify},
-        notes=notes + _disagreements(ranks, predicted),
+        notes=notes + _disagreements(ranks, theory.predicted),
         **{name: _labelled(rank, name, problem) for name, rank in ranks.items()},
-        predictions=tuple(predicted.values()),
+        predictions=tuple(theory.predicted.values()),
+        exact_predictions=tuple(exact.predicted.values()),
         eigenvalues=eigenvalues,
-        facts=facts,
+        facts=dict(theory.facts),
     )
 
 

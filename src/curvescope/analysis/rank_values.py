@@ -18,6 +18,7 @@ from curvescope.problem import Problem
 from curvescope.results import RankEstimate
 
 _EPS = torch.finfo(torch.float64).eps
+_ROOT_OF_TINY = torch.finfo(torch.float64).tiny ** 0.5
 # Up to so many floating-point operations the GGN's rank comes from its factor at once;
 # beyond, from the matrix, and from the factor only where that leaves a doubt.
 _FACTOR_FLOPS = 2e11
@@ -64,6 +65,7 @@ class RankValues:
         own = common
         if self.ggn_is_factor:
             own = self._tolerance(float(self.ggn[0]) if len(self.ggn) else 0.0)
+            own = max(own, _ROOT_OF_TINY)  # below, the matrix itself is zero
         ranks = {
             "hessian": rank_of_values(
                 _magnitudes(self.hessian), tolerance=common, method=self.method

@@ -7,6 +7,7 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
+from curvescope.exact.flatness import flatness
 from curvescope.exact.linear_inputs import InputGeometry, input_geometry, standardised
 from curvescope.exact.linear_maps import (
     DataSums,
@@ -63,7 +64,9 @@ def facts(net: FeedForward) -> dict[str, Any]:
         any layer has one); ``input_rank`` r; ``centred_input_rank`` (rank of ``[X 1]``
         less one; ``None`` without a bias); ``residual_rank`` s (of
         :math:`\sum \delta [x; 1]^\top` with any bias); ``output_rank`` k;
-        ``bottleneck`` q; ``shift_invariant``; ``balanced`` (with any bias: whether the
+        ``bottleneck`` q; ``flat_samples`` (how many the loss is not curved for in all k
+        directions: saturated ones) and ``definite_curvature`` (whether it is for samples
+        that span the inputs); ``shift_invariant``; ``balanced`` (with any bias: whether the
         gradients by the outputs sum to zero, as at the minimum over the last bias);
         ``weight_ranks``; ``full_rank_weights``
         (for linear nets of their products too); ``left_ranks`` and ``right_ranks`` of
@@ -85,13 +88,16 @@ def facts(net: FeedForward) -> dict[str, Any]:
         centred = _span_of_inputs(decisions, "centred_input_rank", geometry)
         inputs += _mean_counts(decisions, geometry, net.problem.num_samples)
     easy = standardised(net)
-    sums = data_sums(easy, extended=any_bias)
+    sums = data_sums(easy, extended=any_bias, stored=net)
     outputs, values = row_space(sums.outputs)
     slack = 8 * len(outputs) * _EPS
     top = float(values[0]) if len(values) else 0.0
     curved = decisions.rank("output_rank", values, slack * top)
     seen = net.widths[-1] - sums.shift_invariant
     residual = _residual_rank(decisions, sums)
+    balanced = any_bias and _is_balanced(sums)
+    flat, definite = flatness(net, easy, sums, outputs)
+    most = inputs if centred is None else centred + (not balanced)
     hidden = net.widths[1:-1]
     rank = inputs if centred is None or not all_biases else centred
     found: dict[str, Any] = {
@@ -104,13 +110,13 @@ def facts(net: FeedForward) -> dict[str, Any]:
         "bias": any_bias,
         "input_rank": inputs,
         "centred_input_rank": centred,
-        "residual_rank": min(
-            residual, seen, inputs if centred is None else centred + 1
-        ),
+        "residual_rank": min(residual, seen, most),
         "output_rank": curved,
         "bottleneck": min((rank, curved, *hidden)),
         "shift_invariant": sums.shift_invariant,
-        "balanced": any_bias and _is_balanced(sums),
+        "balanced": balanced,
+        "flat_samples": flat,
+        "definite_curvature": definite,
         "weight_ranks": tuple(
             decisions.of_matrix("weight_ranks", layer.weight) for layer in net.layers
         ),
@@ -120,7 +126,7 @@ def facts(net: FeedForward) -> dict[str, Any]:
         for rank, layer in zip(found["weight_ranks"], net.layers, strict=True)
     )
     found |= _products(net, decisions, geometry, outputs, found)
-    found |= _units(easy, decisions)
+    found |= _units(easy, net, decisions)
     return found | {"gaps": decisions.gaps, "certain": decisions.certain}
 
 
@@ -170,7 +176,7 @@ def _is_balanced(sums: DataSums) -> bool:
     total = float(sums.residual[:, -1].norm())
     size = float(sums.residual.norm())
     floor = max(8 * max(sums.residual.shape) * _EPS * size, 2 * sums.noise)
-    return 0.0 < size and total <= floor
+    return size > 0.0 and total <= floor
 
 
 def _span(decisions: _Decisions, name: str, matrix: Tensor) -> Tensor:
@@ -228,7 +234,9 @@ def _inner_products_are_full(weights: list[Tensor], decisions: _Decisions) -> bo
     return True
 
 
-def _units(net: FeedForward, decisions: _Decisions) -> dict[str, Any]:
+def _units(
+    net: FeedForward, stored: FeedForward, decisions: _Decisions
+) -> dict[str, Any]:
     """Return which hidden units are dead, and the ranks that single units see."""
     if net.is_linear:
         return dict.fromkeys(("dead_units", "unit_input_ranks", "unit_residual_ranks"))
@@ -248,17 +256,20 @@ def _units(net: FeedForward, decisions: _Decisions) -> dict[str, Any]:
         like.new_zeros(units, net.widths[-1], width),
         like.new_zeros(units),
     )
-    for part in net.samples(most=chunk_size(units * width)):
+    most = chunk_size(units * width)
+    pairs = zip(net.samples(most=most), stored.samples(most=most), strict=True)
+    for easy, part in pairs:
+        # Which units are on is told by the stored numbers: it may hang on the last bit.
         slopes = [
             activation.slope(z)
             for activation, z in zip(
-                net.activations, net.forward(part.inputs), strict=False
+                net.activations, stored.forward(part.inputs), strict=False
             )
         ]
         alive = [a | (s != 0).any(0) for a, s in zip(alive, slopes, strict=True)]
         if not wanted:
             continue
-        x = torch.nn.functional.pad(part.inputs, (0, int(extended)), value=1.0)
+        x = torch.nn.functional.pad(easy.inputs, (0, int(extended)), value=1.0)
         weighted = slopes[0].T[:, :, None] * x
         inputs = _triangles(inputs, weighted)
         residual += part.gradients.T @ weighted

@@ -153,12 +153,17 @@ class DataSums:
     shift_invariant: bool
 
 
-def data_sums(net: FeedForward, *, extended: bool) -> DataSums:
+def data_sums(
+    net: FeedForward, *, extended: bool, stored: FeedForward | None = None
+) -> DataSums:
     """Pass over the data once.
 
     Args:
         net: Any feed-forward net.
         extended: Whether inputs get the constant 1 as a last entry.
+        stored: The same net in the coordinates it was given in: its outputs have no
+            rounding but that of the numbers themselves, which matters where they meet
+            their targets.
 
     Returns:
         The sums, float64.
@@ -172,8 +177,10 @@ def data_sums(net: FeedForward, *, extended: bool) -> DataSums:
     residual = like.new_zeros(num_outputs, width)
     noise, invariant, has_factor, varies = 0.0, num_outputs > 1, True, False
     first: Tensor | None = None
-    for part in net.samples(most=chunk_size(width + num_outputs**2)):
-        extended_inputs = extend(part.inputs, extended=extended)
+    most = chunk_size(width + num_outputs**2)
+    told = net.samples(most=most) if stored is None else stored.samples(most=most)
+    for own_part, part in zip(net.samples(most=most), told, strict=True):
+        extended_inputs = extend(own_part.inputs, extended=extended)
         factor = net.output_factors(part)
         has_factor = has_factor and factor is not None
         root = net.output_hessians(part) if factor is None else factor
@@ -181,6 +188,8 @@ def data_sums(net: FeedForward, *, extended: bool) -> DataSums:
         first = root[0] if first is None else first
         varies = varies or not bool((root == first).all())
         curved = net.output_hessians(part) if own is None else own
+        # What underflows as a square is nothing in the matrix.
+        curved = torch.where(curved**2 > 0, curved, 0.0)
         invariant = invariant and _ignores_shifts(net, part, curved)
         inputs = triangle(inputs, extended_inputs)
         outputs = triangle(outputs, curved.flatten(0, 1))

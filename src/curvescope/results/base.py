@@ -221,5 +221,6 @@ def _unpack_result(
     if isinstance(values.get("cost"), dict):
         values["cost"] = Cost(**values["cost"])
     for name, row_type in getattr(kind, "NESTED", {}).items():
-        values[name] = tuple(row_type(**row) for row in values[name])
+        # Results saved before a field was added lack it.
+        values[name] = tuple(row_type(**row) for row in values.get(name, ()))
     return kind(**values)

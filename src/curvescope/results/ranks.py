@@ -83,20 +83,27 @@ class RankReport(Result):
         hessian: Rank of H.
         ggn: Rank of the GGN, the outer-product part.
         functional: Rank of the functional Hessian.
-        predictions: One a matrix and claim.
+        predictions: One a matrix and claim, at the facts as float64 tells them: to be
+            compared with measured ranks.
         eigenvalues: Of H, descending, float64; empty where they were not computed.
         facts: What the predictions were computed from, in the glossary's words:
             ``num_params``, ``num_samples``, ``widths``, ``activation``, ``bias``,
             ``input_rank`` r, ``output_rank`` k, ``residual_rank`` s, ``bottleneck`` q.
+        exact_predictions: Likewise at the facts of the stored numbers without rounding:
+            to be compared with certified ranks. Empty without a certificate.
     """
 
-    NESTED: ClassVar[Mapping[str, type]] = {"predictions": PredictedRank}
+    NESTED: ClassVar[Mapping[str, type]] = {
+        "predictions": PredictedRank,
+        "exact_predictions": PredictedRank,
+    }
     hessian: RankEstimate
     ggn: RankEstimate
     functional: RankEstimate
     predictions: tuple[PredictedRank, ...]
     eigenvalues: Tensor
     facts: Mapping[str, Any] = field(default_factory=dict)
+    exact_predictions: tuple[PredictedRank, ...] = ()
 
     @property
     def measured(self) -> dict[str, RankEstimate]:
@@ -107,6 +114,11 @@ class RankReport(Result):
     def predicted(self) -> dict[str, PredictedRank]:
         """The prediction of each matrix, by its name."""
         return {p.matrix: p for p in self.predictions}
+
+    @property
+    def certified_predictions(self) -> dict[str, PredictedRank]:
+        """What theory says of each certified rank, by the matrix's name."""
+        return {p.matrix: p for p in self.exact_predictions}
 
     @property
     def agrees(self) -> bool:
@@ -127,6 +139,7 @@ class RankReport(Result):
 
     def _row(self, name: str, rank: RankEstimate) -> dict[str, Any]:
         prediction = self.predicted.get(name)
+        exact = self.certified_predictions.get(name)
         return {
             "matrix": name,
             "rank": rank.rank,
@@ -136,6 +149,7 @@ class RankReport(Result):
             "smallest_kept": rank.kept,
             "largest_dropped": rank.dropped,
             "certified_rank": rank.certified,
+            "certified_prediction": None if exact is None else exact.value,
             "predicted_rank": None if prediction is None else prediction.value,
             "claim": None if prediction is None else prediction.claim,
             "status": None if prediction is None else prediction.status,

@@ -24,6 +24,7 @@ class RankFacts:
     residual_rank: int
     residual_measured: bool
     balanced: bool
+    definite: bool
     full_rank_weights: bool
     left_ranks: tuple[int, ...] | None
     right_ranks: tuple[int, ...] | None
@@ -94,6 +95,7 @@ def check_facts(
     shift_invariant: bool,
     full_rank_weights: bool,
     balanced: bool,
+    definite: bool,
 ) -> RankFacts:
     """Return the facts; raise where they contradict each other."""
     sizes = tuple(positive_int("widths", width) for width in widths)
@@ -130,6 +132,7 @@ def check_facts(
         residual_rank=s,
         residual_measured=ranks[2] is not None,
         balanced=bool(balanced),
+        definite=bool(definite),
         full_rank_weights=full_rank_weights,
         left_ranks=left,
         right_ranks=right,

@@ -1,6 +1,7 @@
 """One call from what is known of a network to the ranks that theory gives its matrices."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal
 
 from curvescope._core.checks import one_of
@@ -36,8 +37,15 @@ FITTED = "found by fitting, verified on fresh random networks in exact arithmeti
 KERNELS = "derived from kernels of the matrix"
 GENERIC = "generic weights: almost all, so any continuous random initialisation"
 COMMON = (
-    "all per-sample loss Hessians are positive definite on one space, of dimension k"
+    "the per-sample loss Hessians are positive definite on one space, of dimension k, "
+    "for samples that span the inputs"
 )
+ONE_SPACE = "all per-sample loss Hessians live on one space, of dimension k"
+FLAT = (
+    "a ceiling only: the loss is flat or not convex in some output directions, and the "
+    "samples where it is neither do not span the inputs"
+)
+LARGEST = "ranks are largest at generic weights and definite curvatures"
 UNBALANCED = "the gradients by the outputs do not sum to zero over the samples"
 BALANCED = "the gradients by the outputs sum to zero over the samples"
 ASSUMED = "the residual has full rank (not measured)"
@@ -55,6 +63,7 @@ def predicted_ranks(
     centred_input_rank: int | None = None,
     shift_invariant: bool = False,
     balanced: bool = False,
+    definite_curvature: bool = True,
     full_rank_weights: bool = True,
     left_ranks: Sequence[int] | None = None,
     right_ranks: Sequence[int] | None = None,
@@ -86,6 +95,9 @@ def predicted_ranks(
             nothing (cross-entropy).
         balanced: Whether the gradients by the outputs sum to zero over the samples, as at
             an exact minimum over the last layer's bias. Only biases make a difference.
+        definite_curvature: Whether the loss is curved in all ``k`` directions for samples
+            that span the inputs (saturated samples may be left out). If not, formulas
+            for the GGN and H of linear networks are ceilings.
         full_rank_weights: Whether all weights, and their products, have the ranks that
             the widths allow. If not, the GGN's rank comes from ``left_ranks`` and
             ``right_ranks`` and the other two are ceilings.
@@ -126,6 +138,7 @@ def predicted_ranks(
         shift_invariant=shift_invariant,
         full_rank_weights=full_rank_weights,
         balanced=balanced,
+        definite=definite_curvature,
     )
     linear = activation == "linear" or not facts.hidden
     homogeneous = activation == "homogeneous" and not linear
@@ -139,6 +152,8 @@ def predicted_ranks(
 
 def _linear(facts: RankFacts, *, bias: bool) -> dict[str, PredictedRank]:
     """Predict for a linear network with biases in all layers or in none."""
+    if not facts.definite:
+        return _linear_flat(facts, bias=bias)
     if not facts.factors_generic:
         return _linear_deficient(facts, bias=bias)
     ggn = _linear_ggn(facts, bias=bias)
@@ -147,6 +162,28 @@ def _linear(facts: RankFacts, *, bias: bool) -> dict[str, PredictedRank]:
     if facts.hidden and facts.output_rank and not facts.residual_held:
         return _named(_sum_ceiling(facts, ggn, functional), ggn, functional)
     return _named(_linear_hessian(facts, bias=bias), ggn, functional)
+
+
+def _linear_flat(facts: RankFacts, *, bias: bool) -> dict[str, PredictedRank]:
+    """Predict where the loss is not curved enough: F, which no curvature enters.
+
+    For given weights and residuals ranks are lower semicontinuous in the curvatures, and
+    definite ones are an open set of all on the space: the formulas bound the ranks.
+    """
+    known = _linear(replace(facts, definite=True), bias=bias)
+    ggn, hessian = (
+        replace(
+            known[name],
+            claim="at_most",
+            assumptions=(FLAT,),
+            source=f"{LARGEST}: {known[name].source}",
+        )
+        for name in ("ggn", "hessian")
+    )
+    parts = _sum_ceiling(facts, ggn, known["functional"])
+    if facts.hidden and parts.value < hessian.value:
+        hessian = replace(parts, assumptions=(FLAT,))
+    return _named(hessian, ggn, known["functional"])
 
 
 def _named(*predictions: PredictedRank) -> dict[str, PredictedRank]:
@@ -205,6 +242,7 @@ def _linear_functional(facts: RankFacts, *, bias: bool) -> PredictedRank:
 
 def _linear_hessian(facts: RankFacts, *, bias: bool) -> PredictedRank:
     hidden, s, k = facts.hidden, facts.residual_rank, facts.output_rank
+    s = s if hidden else 0  # F vanishes, wherever the residual is
     r = facts.centred_rank if bias else facts.input_rank
     q = bottleneck(hidden, input_rank=r, output_rank=k)
     shared, total, layers = min(q, s), sum(hidden), len(hidden) + 1
@@ -263,11 +301,9 @@ def _assumptions(facts: RankFacts, *texts: str) -> tuple[str, ...]:
 def _linear_deficient(facts: RankFacts, *, bias: bool) -> dict[str, PredictedRank]:
     """Predict for weights that are not of full rank: the GGN, and two ceilings."""
     generic = _linear(facts.as_generic(), bias=bias)
-    ggn = _ceiling("ggn", generic["ggn"].value, generic["ggn"].formula)
-    functional = _ceiling(
-        "functional",
-        generic["functional"].value,
-        generic["functional"].formula,
+    ggn, functional = (
+        _ceiling(name, generic[name].value, generic[name].formula, of=generic[name])
+        for name in ("ggn", "functional")
     )
     if facts.left_ranks is not None and facts.right_ranks is not None:
         left, right = facts.left_ranks, facts.right_ranks
@@ -284,8 +320,8 @@ def _linear_deficient(facts: RankFacts, *, bias: bool) -> dict[str, PredictedRan
             functional = _column_ceiling(facts, left, right)
     hessian = _sum_ceiling(facts, ggn, functional)
     if generic["hessian"].value < hessian.value:
-        formula = generic["hessian"].formula
-        hessian = _ceiling("hessian", generic["hessian"].value, formula)
+        known = generic["hessian"]
+        hessian = _ceiling("hessian", known.value, known.formula, of=known)
     return _named(hessian, ggn, functional)
 
 
@@ -321,10 +357,10 @@ def _mixed(facts: RankFacts) -> dict[str, PredictedRank]:
         size = hessian_ceiling(
             facts.widths, fan_in=facts.fan_in, biases=biases, seen=seen
         )
-        value = full[matrix].value
-        if size < value:
-            value, text = size, "number of parameters that data and loss can tell apart"
-        ceilings[matrix] = _ceiling(matrix, value, text)
+        ceilings[matrix] = _ceiling(matrix, full[matrix].value, text, of=full[matrix])
+        if size < full[matrix].value:
+            text = "number of parameters that data and loss can tell apart"
+            ceilings[matrix] = _ceiling(matrix, size, text)
     parts = _sum_ceiling(facts, ceilings["ggn"], ceilings["functional"])
     if parts.value < ceilings["hessian"].value:
         ceilings["hessian"] = parts
@@ -336,16 +372,18 @@ def _ceiling(
     value: int,
     formula: str,
     *,
-    assumptions: tuple[str, ...] = (COMMON,),
+    assumptions: tuple[str, ...] = (ONE_SPACE,),
+    of: PredictedRank | None = None,
 ) -> PredictedRank:
+    """Return a ceiling; one that is an equality elsewhere is proved as far as that is."""
     return PredictedRank(
         matrix=matrix,
         value=value,
         claim="at_most",
-        status="derived",
+        status="derived" if of is None else of.status,
         formula=formula,
         assumptions=assumptions,
-        source=KERNELS,
+        source=KERNELS if of is None else f"{LARGEST}: {of.source}",
     )
 
 

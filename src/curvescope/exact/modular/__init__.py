@@ -7,6 +7,7 @@ from curvescope.exact.modular.certificate import (
     uncertifiable,
 )
 from curvescope.exact.modular.elimination import rank_modulo
+from curvescope.exact.modular.facts import exact_facts
 from curvescope.exact.modular.field import PRIMES, PrimeField
 from curvescope.exact.modular.generic import generic_ranks
 
@@ -16,6 +17,7 @@ __all__ = [
     "PrimeField",
     "certified_ranks",
     "elimination_size",
+    "exact_facts",
     "generic_ranks",
     "rank_modulo",
     "uncertifiable",
