@@ -10,6 +10,8 @@ from curvescope.plots.density import plot_density
 from curvescope.plots.effective_dimension import plot_effective_dimension
 from curvescope.plots.eigenvalues import plot_eigenvalues
 from curvescope.plots.export import save_figure, to_svg
+from curvescope.plots.homogeneity import plot_homogeneity
+from curvescope.plots.landscape import plot_loss_surface
 from curvescope.plots.layers import plot_layers
 from curvescope.plots.rank_report import plot_rank_report
 from curvescope.plots.rank_sweep import plot_rank_sweep
@@ -24,7 +26,9 @@ __all__ = [
     "plot_density",
     "plot_effective_dimension",
     "plot_eigenvalues",
+    "plot_homogeneity",
     "plot_layers",
+    "plot_loss_surface",
     "plot_rank_report",
     "plot_rank_sweep",
     "plot_singular_values",

@@ -10,6 +10,8 @@ from curvescope.plots.block_picture import block_picture_size, plot_block_pictur
 from curvescope.plots.density import plot_density
 from curvescope.plots.effective_dimension import plot_effective_dimension
 from curvescope.plots.eigenvalues import plot_eigenvalues
+from curvescope.plots.homogeneity import homogeneity_size, plot_homogeneity
+from curvescope.plots.landscape import loss_surface_size, plot_loss_surface
 from curvescope.plots.layers import layer_size, plot_layers
 from curvescope.plots.rank_report import plot_rank_report, rank_report_size
 from curvescope.plots.rank_sweep import plot_rank_sweep
@@ -20,7 +22,9 @@ from curvescope.results import (
     BlockPicture,
     EffectiveDimension,
     Eigenpairs,
+    Homogeneity,
     LayerTable,
+    LossSurface,
     RankEstimate,
     RankReport,
     RankSweep,
@@ -42,9 +46,13 @@ _DRAW: dict[type[Result], Callable[..., Any]] = {
     RankSweep: plot_rank_sweep,
     SpectrumComparison: plot_spectrum_comparison,
     BlockPicture: plot_block_picture,
+    LossSurface: plot_loss_surface,
+    Homogeneity: plot_homogeneity,
 }
 _SIZES: dict[type[Result], Callable[[Any, float], tuple[float, float]]] = {
     LayerTable: lambda table, width: layer_size(len(table.layers), width),
+    LossSurface: loss_surface_size,
+    Homogeneity: homogeneity_size,
     RankReport: lambda _, width: rank_report_size(width),
     RankSweep: lambda _, width: _with_legend(width),
     SpectrumComparison: lambda _, width: _with_legend(width),

@@ -10,7 +10,9 @@ from curvescope.results import (
     BlockPicture,
     EffectiveDimension,
     Eigenpairs,
+    Homogeneity,
     LayerTable,
+    LossSurface,
     RankEstimate,
     RankReport,
     RankSweep,
@@ -188,6 +190,34 @@ _KINDS: dict[type[Result], Kind] = {
             "may stand for several entries, and shows the largest."
         ),
         sureness=lambda _: "Entries are exact up to rounding in float64.",
+    ),
+    LossSurface: Kind(
+        title=lambda r: (
+            f"The loss on a {'line' if len(r.coordinates) == 1 else 'plane'} through the "
+            "weights"
+        ),
+        reading=lambda _: (
+            "The axes are lengths of steps in parameter space from the present weights; "
+            "the dashed lines are the quadratic model, made of slope and curvature at the "
+            "weights alone. Where they leave the measured ones, the loss is not quadratic."
+        ),
+        sureness=lambda r: (
+            "Every point is the loss over all data, exact up to rounding in the precision "
+            f"it was computed in; {r.num_forward_passes} forward passes."
+        ),
+        show_table=False,
+    ),
+    Homogeneity: Kind(
+        title=lambda _: "How far the function stays the same",
+        reading=lambda _: (
+            "A step of one length changes the loss and the predicted labels along the top "
+            "eigenvectors, and hardly along flat ones; random directions of the same "
+            "length are the control. The dotted line is the loss at the present weights."
+        ),
+        sureness=lambda r: (
+            "Each draw is exact over all data; bands reach from the lowest to the highest "
+            f"of {len(next(iter(r.losses.values())))} draws."
+        ),
     ),
     VectorEstimate: Kind(
         title=lambda r: (
