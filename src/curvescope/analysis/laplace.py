@@ -26,6 +26,7 @@ from curvescope._core.errors import ChangedDuringComputationError
 from curvescope._core.memory import available_memory, peak_memory
 from curvescope._core.random import rademacher, resolve_generator
 from curvescope.autodiff.columns import pullback
+from curvescope.bayes.left_out import bracketed_sum
 from curvescope.bayes.likelihood import Likelihood, likelihood_of, num_outputs
 from curvescope.curvature import GGN
 from curvescope.exact.factor import factor_triangle, ggn_factor, has_factor
@@ -89,7 +90,7 @@ def laplace(
     Example:
         >>> data = (torch.eye(2).double(), torch.zeros(2, 1).double())
         >>> net = torch.nn.Linear(2, 1, bias=False).double()
-        >>> problem = Problem(net, "half_squared_error", data)
+        >>> problem = Problem(net, "half_squared_error", data, reduction="sum")
         >>> at = laplace(problem, prior_precision=1.0, noise_variance=1.0)
         >>> at.effective_dimension.value, at.variances
         (1.0, tensor([0.5000, 0.5000], dtype=torch.float64))
@@ -154,35 +155,6 @@ class _Spectrum:
     degrees: float = math.inf
     cost: Cost = field(default_factory=Cost)
     notes: tuple[str, ...] = ()
-
-    def total(self, function: Callable[[Tensor], Tensor]) -> tuple[float, float, float]:
-        """Sum an increasing concave ``function``, 0 at 0, over all eigenvalues.
-
-        Those left out lie in ``[0, bound]`` with a known sum t: the function's sum is
-        largest where they are equal, smallest where as many as possible are at the bound.
-
-        Returns:
-            The middle of the two, half their distance, and the standard error that
-            the error of t causes.
-        """
-        stored = float(function(self.values).sum())
-        if self.num_left_out == 0 or self.bound == 0.0:
-            return stored, 0.0, 0.0
-        low, high = self._between(function, self.trace)
-        more = self._between(function, self.trace + self.trace_error)
-        less = self._between(function, self.trace - self.trace_error)
-        error = max(sum(more) - low - high, low + high - sum(less)) / 2.0
-        return stored + (low + high) / 2.0, (high - low) / 2.0, error
-
-    def _between(
-        self, function: Callable[[Tensor], Tensor], trace: float
-    ) -> tuple[float, float]:
-        most = self.num_left_out * self.bound
-        t = min(max(trace, 0.0), most)
-        equal = torch.tensor(t / self.num_left_out, dtype=torch.float64)
-        at_bound = torch.tensor(self.bound, dtype=torch.float64)
-        low = t / self.bound * float(function(at_bound))
-        return low, self.num_left_out * float(function(equal))
 
 
 def _precision(problem: Problem, given: float | None, likelihood: Likelihood) -> float:
@@ -326,7 +298,14 @@ def _posterior(
 def _estimate(
     spectrum: _Spectrum, quantity: str, function: Callable[[Tensor], Tensor]
 ) -> Estimate:
-    value, half, error = spectrum.total(function)
+    value, half, error = bracketed_sum(
+        function,
+        spectrum.values,
+        num_left_out=spectrum.num_left_out,
+        bound=spectrum.bound,
+        trace=spectrum.trace,
+        trace_error=spectrum.trace_error,
+    )
     return Estimate(
         quantity=quantity,
         value=value,
@@ -386,7 +365,7 @@ def laplace_predict(
     Example:
         >>> data = (torch.eye(2).double(), torch.zeros(2, 1).double())
         >>> net = torch.nn.Linear(2, 1, bias=False).double()
-        >>> problem = Problem(net, "half_squared_error", data)
+        >>> problem = Problem(net, "half_squared_error", data, reduction="sum")
         >>> at = laplace(problem, prior_precision=1.0, noise_variance=1.0)
         >>> laplace_predict(at, problem, torch.ones(1, 2).double()).variance
         tensor([[1.]], dtype=torch.float64)
