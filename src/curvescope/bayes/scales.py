@@ -19,6 +19,8 @@ _POINTS = 96
 _FEWEST = 6
 # Breaks that explain almost as much as the best one: the range that is reported.
 _ALMOST = 0.05
+# Typical distance, in natural logarithms, within which a spectrum is one line.
+_STRAIGHT = 0.05
 
 
 def z_from_prior(
@@ -162,7 +164,9 @@ def z_from_kink(spectrum: Any) -> RegularisationScale:
     clear = bool(flattens.any())
     errors = torch.where(flattens, errors, math.inf) if clear else errors
     best = int(errors.argmin())
-    clear = clear and float(errors[best]) < 0.5 * single
+    # One line may leave rounding over, and two the half of it.
+    bent = single > len(x) * _STRAIGHT**2
+    clear = clear and bent and float(errors[best]) < 0.5 * single
     # Relative to what a single line leaves over, the gain of a break.
     close = errors <= errors[best] + _ALMOST * max(single - float(errors[best]), 0.0)
     places = [_widest(kept, x, int(i)) for i in close.nonzero()]

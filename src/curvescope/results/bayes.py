@@ -430,8 +430,8 @@ class FunctionSpaceHomogeneity(Result):
         steps: One a step length, ascending.
         null_order: Exponent of the null change against the step; NaN where it is rounding.
         random_order: Likewise of the random change, 1 in theory for small steps.
-        hessian_residual: ``||(H - floor I) v|| / ||H||`` over null directions v, H the
-            true Hessian with the prior's precision added as ``floor``.
+        hessian_residual: Largest ``||H v||`` over null directions v, H the true Hessian
+            without weight decay, relative to ``||J||^2`` times the output curvature.
         output_curvature: Smallest and largest eigenvalue of the loss's output Hessians.
         tolerance: Below which a relative change counts as rounding.
     """
