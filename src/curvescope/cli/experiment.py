@@ -8,11 +8,12 @@ from typing import Any
 from rich.console import Console
 
 from curvescope._core import files
+from curvescope._core.checks import message
 from curvescope._core.progress import showing_progress
 from curvescope.cli import runs
 from curvescope.cli.options import RunExperiment
 from curvescope.experiments import Experiment, experiment, names
-from curvescope.experiments.base import decisive
+from curvescope.experiments.base import decisive, filled
 from curvescope.report import collect_environment, load_results, report
 from curvescope.results import RankSweep, Result
 from curvescope.results.ranks import MATRICES
@@ -23,13 +24,18 @@ def run_experiment(command: RunExperiment, words: list[str], out: Console) -> No
     """Run an experiment in its folder, or return what lies there.
 
     Raises:
-        ValueError: If the configuration is wrong, or the folder is another run's.
+        ValueError: If the configuration is wrong, the folder is another run's, or a plan
+            is asked of an experiment that has none.
     """
     chosen: Any = command.chosen
     row = next(
         r for r in map(experiment, names()) if type(chosen.experiment) is r.config
     )
-    config, where = chosen.experiment, chosen.run
+    config, where = filled(chosen.experiment), chosen.run
+    if where.dry_run:
+        row.check(config)
+        out.print(plan_of(row, config), markup=False)
+        return
     folder = where.out or _default_folder(row, config)
     wanted = {"command": f"experiment {row.name}", **decisive(config)}
     if runs.open_folder(folder, wanted):
@@ -52,6 +58,19 @@ def run_experiment(command: RunExperiment, words: list[str], out: Console) -> No
         out.print(table(result), markup=False)
         out.print()
     out.print(f"report: {page.resolve()}", markup=False)
+
+
+def plan_of(row: Experiment, config: Any) -> str:
+    """Return the plan of an experiment as text.
+
+    Raises:
+        ValueError: If it has none.
+    """
+    if row.plan is None:
+        planned = ", ".join(n for n in names() if experiment(n).plan is not None)
+        contract = f"be asked of an experiment with a plan ({planned})"
+        raise ValueError(message("--dry-run", contract, row.name))
+    return str(row.plan(config))
 
 
 def table(result: Result) -> str:
@@ -84,5 +103,8 @@ def _cell(record: Mapping[str, Any], name: str) -> str:
 
 
 def _default_folder(row: Experiment, config: Any) -> Path:
-    words = [row.name, *filter(None, [getattr(config, "data", None)])]
-    return Path("runs") / "-".join(words)
+    """Return a name that tells apart what is tried most often."""
+    choices = [getattr(config, field, None) for field in ("model", "data", "preset")]
+    words = [Path(str(c)).name for c in choices if c not in (None, "small")]
+    text = "-".join([row.name, *words])
+    return Path("runs") / "".join(c if c.isalnum() or c in "-_." else "-" for c in text)

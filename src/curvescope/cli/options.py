@@ -184,6 +184,8 @@ class RunOptions:
 
     out: Path | None = None
     """The run folder; runs/NAME-DATA by default. A second call resumes or returns it."""
+    dry_run: bool = False
+    """Print the plan (runs, parameters, products, hours), compute and write nothing."""
 
 
 # The experiments' classes are made at run time, which a type checker cannot follow.

@@ -1,13 +1,19 @@
 """The registry: one row an experiment. A new one is a file and its row here."""
 
 from curvescope._core.checks import one_of
-from curvescope.experiments import rank_spectra, rank_sweep, rank_training
+from curvescope.experiments import (
+    random_features,
+    rank_spectra,
+    rank_sweep,
+    rank_training,
+)
 from curvescope.experiments.base import Experiment
 
 _ROWS: tuple[Experiment, ...] = (
     *rank_sweep.EXPERIMENTS,
     rank_training.EXPERIMENT,
     rank_spectra.EXPERIMENT,
+    random_features.EXPERIMENT,
 )
 _REGISTRY = {row.name: row for row in _ROWS}
 

@@ -16,6 +16,7 @@ from curvescope.results.bayes import (
     Predictive,
     RegularisationScale,
 )
+from curvescope.results.contraction import PosteriorContraction
 from curvescope.results.kinds import (
     EffectiveDimension,
     Eigenpairs,
@@ -26,7 +27,13 @@ from curvescope.results.kinds import (
     VectorEstimate,
 )
 from curvescope.results.landscape import Homogeneity, LossSurface
+from curvescope.results.measures import (
+    CorrelationTable,
+    MeasureComparison,
+    RankCorrelation,
+)
 from curvescope.results.quantiles import student_t_quantile
+from curvescope.results.random_features import RandomFeaturesCurve
 from curvescope.results.ranks import (
     BlockPicture,
     RankEstimate,
@@ -37,6 +44,7 @@ from curvescope.results.ranks import (
 
 __all__ = [
     "BlockPicture",
+    "CorrelationTable",
     "Cost",
     "EffectiveDimension",
     "Eigenpairs",
@@ -52,9 +60,13 @@ __all__ = [
     "LayerTable",
     "LinearPosterior",
     "LossSurface",
+    "MeasureComparison",
     "ParamSlice",
+    "PosteriorContraction",
     "Predictive",
     "Provenance",
+    "RandomFeaturesCurve",
+    "RankCorrelation",
     "RankEstimate",
     "RankReport",
     "RankSweep",

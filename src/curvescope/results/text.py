@@ -54,3 +54,19 @@ def html_table(headline: str, rows: list[dict[str, Any]]) -> str:
             f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
         )
     return "".join(parts)
+
+
+def thinned(
+    rows: list[dict[str, Any]], most: int = 24
+) -> tuple[list[dict[str, Any]], tuple[str, ...]]:
+    """Return evenly spaced rows that fit a terminal, and a note where some are missing.
+
+    Example:
+        >>> thinned([{"n": n} for n in range(5)], most=3)
+        ([{'n': 0}, {'n': 2}, {'n': 4}], ('3 of 5 rows; all are in the saved tables',))
+    """
+    if len(rows) <= most:
+        return rows, ()
+    places = [round(i * (len(rows) - 1) / (most - 1)) for i in range(most)]
+    note = f"{most} of {len(rows)} rows; all are in the saved tables"
+    return [rows[place] for place in places], (note,)

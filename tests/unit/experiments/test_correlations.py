@@ -1,0 +1,79 @@
+"""Spearman's correlation and the intervals of its bootstrap."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from curvescope.experiments.correlations import correlate, rank_correlation, spearman
+from curvescope.results import MeasureComparison
+
+NUMBERS = st.lists(
+    st.tuples(st.integers(-5, 5), st.integers(-5, 5)), min_size=3, max_size=30
+)
+
+
+@given(NUMBERS)
+def test_the_correlation_is_scipys_also_with_ties(pairs):
+    x, y = np.array(pairs, dtype=float).T
+    if np.ptp(x) == 0.0 or np.ptp(y) == 0.0:
+        assert math.isnan(spearman(x, y))
+    else:
+        assert spearman(x, y) == pytest.approx(stats.spearmanr(x, y)[0], abs=1e-12)
+
+
+def test_the_interval_covers_about_as_often_as_it_says():
+    """Of Gaussian pairs with correlation 0.6, whose rank correlation is 0.582."""
+    generator = np.random.default_rng(5)
+    truth = 6.0 / np.pi * np.arcsin(0.3)
+    inside = 0
+    for seed in range(120):
+        x = generator.standard_normal(60)
+        y = 0.6 * x + 0.8 * generator.standard_normal(60)
+        found = rank_correlation("x", x, y, seed=seed, num_resamples=200)
+        inside += found.low <= truth <= found.high
+    # 95 % of 120 is 114; the bootstrap of 60 points is a little short of that.
+    assert 103 <= inside <= 120
+
+
+def test_copies_of_the_same_points_do_not_narrow_a_grouped_interval():
+    generator = np.random.default_rng(1)
+    x = generator.standard_normal(15)
+    y = x + generator.standard_normal(15)
+    groups = list(range(15))
+
+    once = rank_correlation("x", x, y, groups=groups)
+    copied = rank_correlation("x", np.tile(x, 8), np.tile(y, 8), groups=groups * 8)
+    naive = rank_correlation("x", np.tile(x, 8), np.tile(y, 8))
+
+    assert copied.rank_correlation == pytest.approx(once.rank_correlation)
+    assert copied.high - copied.low == pytest.approx(once.high - once.low, rel=1e-9)
+    assert naive.high - naive.low < 0.6 * (once.high - once.low)
+
+
+def test_points_without_a_number_are_left_out_and_counted():
+    found = rank_correlation("x", [1, 2, math.nan, 4], [1, 2, 0, math.inf])
+    assert found.num_points == 2
+    assert math.isnan(found.rank_correlation)
+
+
+def test_chosen_points_and_all_points_have_a_row_each():
+    records = tuple({"x": i, "y": -i if i > 4 else i, "late": i > 4} for i in range(12))
+    table = correlate(
+        MeasureComparison(
+            target="y",
+            measures=("x",),
+            records=records,
+            words={"x": "the x"},
+            chosen="late",
+            chosen_words="late ones",
+        )
+    )
+    chosen, every = table.correlations
+    assert (chosen.among, chosen.num_points) == ("late ones", 7)
+    assert chosen.rank_correlation == pytest.approx(-1.0)
+    assert (every.among, every.num_points) == ("all", 12)
+    assert chosen.measure == "the x"
