@@ -41,6 +41,7 @@ from curvescope.cli.options import (
 )
 from curvescope.cli.problems import Built, build_problem
 from curvescope.cli.rank import run_rank
+from curvescope.cli.spectra import EffDimOfFile, keep_spectra, names_a_file, run_file
 from curvescope.data import fetch
 from curvescope.report import report, report_from_folder
 from curvescope.report.environment import collect_environment
@@ -96,7 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def parse(words: Sequence[str]) -> Command:
+def parse(words: Sequence[str]) -> Command | EffDimOfFile:
     """Return the command of the words; exits with 2 where they are none.
 
     Raises:
@@ -104,6 +105,9 @@ def parse(words: Sequence[str]) -> Command:
     """
     import tyro
 
+    if names_a_file(words):
+        rest = _split_lists(words[1:])
+        return tyro.cli(EffDimOfFile, args=rest, prog="curvescope effdim")
     return tyro.cli(
         Command,
         args=_split_lists(words),
@@ -124,7 +128,7 @@ def _split_lists(words: Sequence[str]) -> list[str]:
     return split
 
 
-def _dispatch(command: Command, words: list[str]) -> None:
+def _dispatch(command: Command | EffDimOfFile, words: list[str]) -> None:
     out = Console(highlight=False, soft_wrap=True)
     if isinstance(command, Data):
         for path in fetch(command.name, root=command.data_root):
@@ -137,6 +141,8 @@ def _dispatch(command: Command, words: list[str]) -> None:
         run_rank(command, words, out)
     elif isinstance(command, RunExperiment):
         run_experiment(command, words, out)
+    elif isinstance(command, EffDimOfFile):
+        run_file(command, words, out)
     else:
         _compute(command, words, out)
 
@@ -170,6 +176,7 @@ def _compute(command: Computing, words: list[str], out: Console) -> None:
         )
     else:
         page = folder / "report.html"
+    keep_spectra(folder, list(results.values()))
     for result in results.values():
         out.print()
         out.print(str(result), markup=False)

@@ -88,7 +88,9 @@ def effective_dimension(
     one_of("negative", negative, ("clip", "abs", "keep"))
     if isinstance(A, Eigenpairs):
         dimension = dimension or A.of.num_params or len(A.eigenvalues)
-        return _from_some(A.eigenvalues, A.of, A.cost, z, negative, dimension)
+        return _from_some(
+            A.eigenvalues, A.of, A.cost, z, negative, dimension, which=A.which
+        )
     if isinstance(A, Tensor) and A.ndim == 1:
         one_of("method", method, ("auto", "exact", "lower_bound"))
         total = len(A) if dimension is None else positive_int("dimension", dimension)
@@ -229,6 +231,8 @@ def _from_some(
     z: float | Tensor | list[float],
     negative: str,
     dimension: int,
+    *,
+    which: str = "",
 ) -> EffectiveDimension:
     """Sum over given eigenvalues: all of them, or the top ones of more."""
     values = eigenvalues.double().cpu()
@@ -250,6 +254,7 @@ def _from_some(
             notes = (*notes, text)
             warnings.warn(text, AccuracyWarning, stacklevel=3)
     below = _negative(values)
+    rest = (dimension - len(values)) * _largest_terms(values, which, curve, negative)
     return EffectiveDimension(
         of=of,
         cost=cost,
@@ -263,7 +268,31 @@ def _from_some(
         negative_mass=-float(values[below].sum()),
         negative_count=float(below.sum()),
         dimension=dimension,
+        upper_bounds=None if whole or negative == "keep" else sums + rest,
     )
+
+
+def _largest_terms(values: Tensor, which: str, z: Tensor, negative: str) -> Tensor:
+    """Return at most what one more eigenvalue adds, if these are the extreme ones.
+
+    ``which`` says which end is known, as for `eigsh`; with ``""`` none is.
+    """
+    if len(values) == 0 or which in ("", "SA"):
+        return torch.ones_like(z)
+    descending = values.sort(descending=True).values
+    high = (len(values) + 1) // 2
+    if which == "LM":
+        largest = values.abs().min()
+    elif which == "LA":
+        largest = descending[-1]
+    else:
+        largest = descending[high - 1]
+    if negative == "abs" and which == "BE" and len(values) > high:
+        largest = torch.maximum(largest.abs(), descending[high].abs())
+    elif negative == "abs" and which != "LM":
+        return torch.ones_like(z)  # how far they go below zero is not known
+    largest = largest.clamp_min(0.0)
+    return largest / (largest + z)
 
 
 def _from_factor(

@@ -83,6 +83,11 @@ def _draw_curve(axes: Axes, result: EffectiveDimension) -> None:
     logarithmic = lower.size > 0 and float(values.max()) > 100 * float(lower.min())
     floor = float(lower.min()) / 2 if logarithmic else 0.0
     uncertain = bool((high > low).any())
+    band = "95 % band"
+    if result.upper_bounds is not None:
+        # What is not known may be far above: the axis is that of what is.
+        high = np.minimum(high, 2.0 * float(values.max()) or 1.0)
+        band = "up to the upper bound"
     if len(z) == 1:
         axes.errorbar(
             z,
@@ -91,7 +96,9 @@ def _draw_curve(axes: Axes, result: EffectiveDimension) -> None:
             marker="o",
             color=PALETTE["blue"],
             capsize=4,
-            label=f"{label}, 95 % interval" if uncertain else label,
+            label=f"{label}, {band.replace('band', 'interval')}"
+            if uncertain
+            else label,
         )
         log_axis(axes, "x", low=float(z[0]) / 10, high=float(z[0]) * 10)
     else:
@@ -103,7 +110,7 @@ def _draw_curve(axes: Axes, result: EffectiveDimension) -> None:
                 color=PALETTE["blue"],
                 alpha=BAND_ALPHA,
                 linewidth=0,
-                label="95 % band",
+                label=band,
             )
         marker = "o" if len(z) <= 15 else ""
         axes.plot(

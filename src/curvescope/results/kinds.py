@@ -219,6 +219,8 @@ class EffectiveDimension(Result):
         negative_mass: Sum of the absolute values of the negative eigenvalues.
         negative_count: Number of negative eigenvalues (an estimate for SLQ).
         dimension: Number of eigenvalues.
+        upper_bounds: For a lower bound: what the eigenvalues that are not known can lift
+            it to at most; infinite where their number is not known either.
     """
 
     z: Tensor
@@ -231,6 +233,7 @@ class EffectiveDimension(Result):
     negative_count: float
     dimension: int
     quadrature_errors: Tensor | None = None
+    upper_bounds: Tensor | None = None
 
     @property
     def value(self) -> float:
@@ -251,7 +254,12 @@ class EffectiveDimension(Result):
         return float(values.reshape(()))
 
     def band(self, *, level: float = 0.95) -> tuple[Tensor, Tensor]:
-        """Return the pointwise band: confidence interval and quadrature error."""
+        """Return the pointwise band: confidence interval and quadrature error.
+
+        For a lower bound it holds for certain, from the value to the upper bound.
+        """
+        if self.upper_bounds is not None:
+            return self.values, self.upper_bounds
         half = student_t_quantile(0.5 + level / 2, self.degrees_of_freedom)
         half_width = half * self.standard_errors
         if self.quadrature_errors is not None:

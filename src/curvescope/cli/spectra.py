@@ -1,0 +1,97 @@
+"""``curvescope effdim FILE.npz``: the effective dimension of eigenvalues in a file."""
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from rich.console import Console
+from tyro.conf import Positional
+
+from curvescope._core.checks import real
+from curvescope._core.fingerprints import combine
+from curvescope.analysis.spectra_files import (
+    effective_dimension_of_file,
+    write_spectrum,
+)
+from curvescope.cli import runs
+from curvescope.report import collect_environment, report
+from curvescope.results import Eigenpairs, Result
+
+SPECTRUM_FILE = "eigenvalues.npz"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EffDimOfFile:
+    """Effective dimension of eigenvalues that lie in a file."""
+
+    file: Annotated[Positional[Path], tyro.conf.arg(metavar="FILE.npz")]
+    """eigenvalues.npz of a run folder, or a file of "Rethinking Parameter Counting"."""
+    z: tuple[float, ...] = ()
+    """In the unit of an eigenvalue; four decades below the largest one by default."""
+    dimension: int | None = None
+    """Number of all eigenvalues, where the file does not say."""
+    negative: Literal["clip", "abs"] = "clip"
+    """What happens to negative eigenvalues."""
+    out: Path | None = None
+    """A run folder, with figure and page; none by default."""
+
+
+def names_a_file(words: Sequence[str]) -> bool:
+    """Tell ``effdim FILE.npz ...`` from ``effdim MODEL --data ...``."""
+    if not words or words[0] != "effdim":
+        return False
+    of_model = any(word == "--data" or word.startswith("--data=") for word in words)
+    return not of_model and any(word.endswith(".npz") for word in words[1:])
+
+
+def run_file(command: EffDimOfFile, words: list[str], out: Console) -> None:
+    """Print the effective dimension, and keep it where a folder is named.
+
+    Raises:
+        ValueError: If an option is wrong, or the folder is another run's.
+        FileNotFoundError: If there is no such file.
+    """
+    places = [real("z", place, minimum=0.0, strict=True) for place in command.z]
+    results: dict[str, Result] = dict(
+        effective_dimension_of_file(
+            command.file,
+            z=places or None,
+            dimension=command.dimension,
+            negative=command.negative,
+        )
+    )
+    for result in results.values():
+        out.print(str(result), markup=False)
+        out.print()
+    if command.out is None:
+        return
+    config = {
+        "command": "effdim FILE",
+        "file": combine(command.file.read_bytes()),
+        "z": places,
+        "dimension": command.dimension,
+        "negative": command.negative,
+    }
+    page = command.out / "report.html"
+    if not runs.open_folder(command.out, config):
+        page = report(
+            results,
+            path=command.out,
+            title=f"effective dimension of {command.file.name}",
+            command=shlex.join(["curvescope", *words]),
+            environment=collect_environment(),
+            config=config,
+        )
+    out.print(f"report: {page.resolve()}", markup=False)
+
+
+def keep_spectra(folder: Path, results: Sequence[Result]) -> list[Path]:
+    """Write the eigenvalues of a run beside its tables, in the published format too."""
+    return [
+        write_spectrum(folder / SPECTRUM_FILE, result)
+        for result in results
+        if isinstance(result, Eigenpairs)
+    ]
