@@ -41,6 +41,7 @@ from curvescope.results.ranks import (
     RankSweep,
     SpectrumComparison,
 )
+from curvescope.results.training import TrainingResult
 
 __all__ = [
     "BlockPicture",
@@ -74,6 +75,7 @@ __all__ = [
     "Result",
     "SpectralDensity",
     "SpectrumComparison",
+    "TrainingResult",
     "VectorEstimate",
     "load",
     "student_t_quantile",
