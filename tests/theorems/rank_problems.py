@@ -20,7 +20,8 @@ DATA = ("full", "zero", "dead", "equal", "low_rank", "rounded", "centred", "repe
         "shifted", "far", "sparse", "scaled")  # fmt: skip
 LOSSES = ("half_squared_error", "mse", "cross_entropy", "weighted", "logcosh",
           "bce_with_logits", "bce_weighted")  # fmt: skip
-WEIGHTS = ("full",) * 7 + ("low_rank", "zero", "rounded", "small", "balanced")
+WEIGHTS = ("full",) * 7 + ("low_rank", "zero", "rounded", "small", "balanced", "fitted",
+                           "identity", "equal", "signs", "all_signs", "repeated")  # fmt: skip
 
 
 def draw(seed, *, widest=7, deepest=4):
@@ -38,6 +39,8 @@ def draw(seed, *, widest=7, deepest=4):
     shape_weights(rng, generator, model, kinds["weights"])
     inputs = make_inputs(rng, generator, (num_samples, widths[0]), kinds["data"])
     loss, targets = loss_and_targets(rng, generator, model, inputs, kinds["loss"])
+    if kinds["weights"] == "fitted":
+        fit_last_layer(model, inputs, targets)
     if kinds["weights"] == "balanced":
         targets = balance(model, inputs, loss, targets)
     words = f"{seed}: {widths} {activation} bias={bias} n={num_samples} {kinds}"
@@ -84,6 +87,15 @@ def shape_weights(rng, generator, model, kind):
             weight.copy_(normal(generator, b, rank) @ normal(generator, rank, a))
         elif kind == "zero":
             weight.zero_()
+        elif kind == "identity":
+            weight.copy_(torch.eye(b, a))
+        elif kind == "equal":
+            weight.fill_(0.5)
+        elif kind == "repeated":
+            weight[-1] = weight[0]
+        elif kind in {"signs", "all_signs"}:
+            for one in [weight] if kind == "signs" else [m.weight for m in layers]:
+                one.copy_(2 * integers(generator, 0, 2, *one.shape) - 1)
         elif kind == "small":
             weight.mul_(10.0 ** rng.choice([-3, -6, -10]))
 
@@ -149,6 +161,18 @@ def loss_and_targets(rng, generator, model, inputs, kind):
         f = model(inputs)
     near = f + targets * 10.0 ** rng.choice([-3, -8, -12])
     return kind, rng.choice([targets, targets, one_hot, near, f])
+
+
+def fit_last_layer(model, inputs, targets):
+    """Solve least squares for the last weight: what is left is orthogonal to its inputs."""
+    if targets.shape != (len(inputs), model[-1].out_features):
+        return
+    with torch.no_grad():
+        hidden = model[:-1](inputs)
+        solution = torch.linalg.lstsq(hidden, targets, driver="gelsd").solution
+        model[-1].weight.copy_(solution.T)
+        if model[-1].bias is not None:
+            model[-1].bias.zero_()
 
 
 def balance(model, inputs, loss, targets):

@@ -154,3 +154,29 @@ def test_theory_imports_no_array_library():
                 modules.add(node.module)
 
         assert not {m.split(".")[0] for m in modules} & {"torch", "numpy", "scipy"}
+
+
+def test_a_loss_that_is_flat_for_too_many_samples_has_ceilings():
+    predicted, whole = predict(definite_curvature=False), predict()
+
+    assert [predicted[name].claim for name in ("hessian", "ggn")] == ["at_most"] * 2
+    assert {n: p.value for n, p in predicted.items()} == {
+        n: p.value for n, p in whole.items()
+    }
+    assert predicted["functional"] == whole["functional"]
+    assert "a ceiling only" in predicted["ggn"].assumptions[0]
+
+
+def test_a_ceiling_from_a_fitted_formula_is_not_said_to_be_derived():
+    biased = predict(bias=[True, True, False], centred_input_rank=25)
+    deficient = predict(residual_rank=4, full_rank_weights=False)
+
+    assert biased["functional"].status == "fitted"
+    assert deficient["functional"].status == "fitted"
+    assert deficient["ggn"].status == "published"
+
+
+def test_without_hidden_layers_a_residual_outside_the_curvature_does_not_matter():
+    predicted = predict(widths=[25, 10], output_rank=4, residual_rank=9)
+
+    assert [p.value for p in predicted.values()] == [100, 100, 0]

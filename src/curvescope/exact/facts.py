@@ -179,11 +179,15 @@ def _is_balanced(sums: DataSums) -> bool:
     return size > 0.0 and total <= floor
 
 
-def _span(decisions: _Decisions, name: str, matrix: Tensor) -> Tensor:
-    """Return an orthonormal basis of the column space, of the rank decided on."""
-    left, values, _ = torch.linalg.svd(matrix, full_matrices=False)
-    top = float(values[0]) if len(values) else 0.0
-    rank = decisions.rank(name, values, 4 * max(matrix.shape) * _EPS * top)
+def _span(decisions: _Decisions, name: str, weight: Tensor, space: Tensor) -> Tensor:
+    """Return an orthonormal basis of the weight's image of a space, given by its basis.
+
+    What rounding leaves where the weight takes the space to zero is as large as the
+    weight, not as what is left.
+    """
+    left, values, _ = torch.linalg.svd(weight @ space, full_matrices=False)
+    top = float(torch.linalg.matrix_norm(weight, ord=2))
+    rank = decisions.rank(name, values, 4 * max(weight.shape) * _EPS * top)
     return left[:, :rank]
 
 
@@ -201,11 +205,11 @@ def _products(
     weights = [layer.weight for layer in net.layers]
     spaces = [outputs]
     for weight in reversed(weights[1:]):
-        spaces.append(_span(decisions, "left_ranks", weight.T @ spaces[-1]))
+        spaces.append(_span(decisions, "left_ranks", weight.T, spaces[-1]))
     left = tuple(space.shape[1] for space in reversed(spaces))
     spaces = [geometry.basis()]
     for weight in weights[:-1]:
-        spaces.append(_span(decisions, "right_ranks", weight @ spaces[-1]))
+        spaces.append(_span(decisions, "right_ranks", weight, spaces[-1]))
     plain = tuple(space.shape[1] for space in spaces)
     hidden = net.widths[1:-1]
     generic = (
@@ -228,7 +232,7 @@ def _inner_products_are_full(weights: list[Tensor], decisions: _Decisions) -> bo
         space = torch.eye(weights[first].shape[1]).to(weights[first])
         for weight in weights[first:]:
             full = min(space.shape[1], weight.shape[0])
-            space = _span(decisions, "weight_ranks", weight @ space)
+            space = _span(decisions, "weight_ranks", weight, space)
             if space.shape[1] < full:
                 return False
     return True

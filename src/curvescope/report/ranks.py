@@ -122,7 +122,13 @@ def _certificate_sentence(report: RankReport) -> str:
     if not differing:
         which = "all of them" if len(certified) == len(MATRICES) else exact
         return f"Exact arithmetic confirms {which}."
-    return f"Exact arithmetic gives {exact}."
+    theory = report.certified_predictions
+    told = bool(theory) and all(
+        name in theory and theory[name].agrees(certified[name].certified or 0)
+        for name in differing
+    )
+    why = ", as theory has it for the numbers as they are stored" if told else ""
+    return f"Exact arithmetic gives {exact}{why}."
 
 
 def _listed(names: list[str]) -> str:

@@ -232,6 +232,62 @@ def test_inputs_of_low_rank_up_to_rounding_are_certain_and_explained(generator):
     assert any("up to rounding" in note for note in report.notes)
 
 
+def test_what_holds_up_to_rounding_is_predicted_beside_what_is_stored(generator):
+    left, right = draw(5, 2, generator=generator), draw(2, 6, generator=generator)
+    weights = [*glorot((12, 6), generator), left @ right, *glorot((5, 4), generator)]
+    X, Y = draw(60, 12, generator=generator), draw(60, 4, generator=generator)
+    problem = cs.Problem(linear_net(weights), "half_squared_error", (X, Y))
+
+    report = cs.rank_report(problem)
+
+    # A middle weight of rank 2 whose product was rounded: 5 as it is stored.
+    assert (report.ggn.rank, report.ggn.certified) == (36, TRUTH["ggn"])
+    assert report.ggn.verdict == "certain"
+    assert {n: p.value for n, p in report.certified_predictions.items()} == TRUTH
+    assert exact_ranks(report) == TRUTH
+    assert report.rows()[1]["certified_prediction"] == TRUTH["ggn"]
+    assert any(
+        "ranks of the weights (6, 2, 4) up to rounding, (6, 5, 4) exactly" in note
+        for note in report.notes
+    )
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("loss", ["half_squared_error", "cross_entropy", "logcosh"])
+@pytest.mark.parametrize("activation", [nn.Identity, nn.Tanh])
+def test_inputs_that_are_all_zero_leave_what_biases_see(bias, loss, activation):
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Linear(3, 4, bias=bias), activation(), nn.Linear(4, 2, bias=bias)
+    ).double()
+    y = torch.tensor([0, 1, 1, 1])
+    targets = y if loss == "cross_entropy" else torch.eye(2, dtype=FLOAT)[y]
+    problem = cs.Problem(model, loss, (torch.zeros(4, 3, dtype=FLOAT), targets))
+
+    report = cs.rank_report(problem)
+
+    k = 1 if loss == "cross_entropy" else 2
+    # All samples are one: the outputs' Jacobian has their number of directions.
+    assert report.ggn.rank == (k if bias else 0)
+    assert {r.verdict for r in report.measured.values()} == {"certified"}
+    assert report.agrees
+
+
+def test_a_saturated_loss_claims_no_more_than_ceilings(generator):
+    weights = glorot((6, 7, 3, 6), generator)
+    X = draw(5, 6, generator=generator) + 100
+    problem = cs.Problem(
+        linear_net(weights), "logcosh", (X, torch.zeros(5, 6).double())
+    )
+
+    report = cs.rank_report(problem)
+
+    assert report.facts["flat_samples"] > 0
+    assert report.predicted["ggn"].claim == "at_most"
+    assert report.certified_predictions["ggn"].claim == "equal"
+    assert report.certified_predictions["ggn"].value == report.ggn.certified
+
+
 def test_float32_is_promoted_and_said(generator):
     weights = glorot((12, 6, 5, 4), generator)
     X, Y = draw(60, 12, generator=generator), draw(60, 4, generator=generator)

@@ -1,6 +1,7 @@
 """Results of ranks save and load whole: nested ones, mappings of tensors, infinities."""
 
 import dataclasses
+import json
 import math
 
 import numpy as np
@@ -71,6 +72,19 @@ def test_a_loaded_report_answers_as_the_saved_one(tmp_path):
     )
     assert [r.verdict for r in loaded.measured.values()] == ["certified"] * 3
     assert loaded.facts["widths"] == (12, 6, 5, 4)
+
+
+def test_a_report_from_before_exact_predictions_loads(tmp_path):
+    synthetic_ranks.report().save(tmp_path, "a")
+    path = tmp_path / "a.json"
+    content = json.loads(path.read_text())
+    del content["fields"]["exact_predictions"]
+    path.write_text(json.dumps(content))
+
+    loaded = load(tmp_path, "a")
+
+    assert loaded.exact_predictions == ()
+    assert loaded.rows()[0]["certified_prediction"] is None
 
 
 def test_an_infinite_gap_comes_back_infinite(tmp_path):
