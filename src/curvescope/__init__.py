@@ -6,7 +6,13 @@ frozen results come out, each with its error, its cost and its unit.
 
 from curvescope import losses
 from curvescope._core.progress import showing_progress
-from curvescope.analysis import analyze, layer_curvature, rank_report
+from curvescope.analysis import (
+    analyze,
+    homogeneity,
+    layer_curvature,
+    loss_surface,
+    rank_report,
+)
 from curvescope.curvature import (
     GGN,
     NTK,
@@ -49,9 +55,11 @@ __all__ = [
     "effective_dimension",
     "eigsh",
     "frobenius_norm",
+    "homogeneity",
     "lanczos",
     "layer_curvature",
     "logdet",
+    "loss_surface",
     "losses",
     "numerical_rank",
     "rank_report",

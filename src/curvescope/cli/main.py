@@ -31,6 +31,7 @@ from curvescope.cli.options import (
     Density,
     DimensionOptions,
     EffDim,
+    EffDimOfFile,
     EigenpairOptions,
     Plot,
     ProbeOptions,
@@ -41,7 +42,7 @@ from curvescope.cli.options import (
 )
 from curvescope.cli.problems import Built, build_problem
 from curvescope.cli.rank import run_rank
-from curvescope.cli.spectra import EffDimOfFile, keep_spectra, names_a_file, run_file
+from curvescope.cli.spectra import keep_spectra, names_a_file, run_file
 from curvescope.data import fetch
 from curvescope.report import report, report_from_folder
 from curvescope.report.environment import collect_environment

@@ -132,13 +132,29 @@ class Density:
 
 @dataclass(frozen=True, kw_only=True)
 class EffDim:
-    """Effective dimension as a curve over z."""
+    """Effective dimension as a curve over z, of a model or of a FILE.npz (its --help)."""
 
     problem: OmitArgPrefixes[ProblemOptions]
     probes: OmitArgPrefixes[ProbeOptions] = field(default_factory=ProbeOptions)
     dimension: OmitArgPrefixes[DimensionOptions] = field(
         default_factory=DimensionOptions
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EffDimOfFile:
+    """Effective dimension of eigenvalues that lie in a file."""
+
+    file: Annotated[Positional[Path], tyro.conf.arg(metavar="FILE.npz")]
+    """eigenvalues.npz of a run folder, or a file of "Rethinking Parameter Counting"."""
+    z: tuple[float, ...] = ()
+    """In the unit of an eigenvalue; four decades below the largest one by default."""
+    dimension: int | None = None
+    """Number of all eigenvalues, where the file does not say."""
+    negative: Literal["clip", "abs"] = "clip"
+    """What happens to negative eigenvalues."""
+    out: Path | None = None
+    """A run folder, with figure and page; none by default."""
 
 
 @dataclass(frozen=True, kw_only=True)

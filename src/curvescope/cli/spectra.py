@@ -2,13 +2,9 @@
 
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
 
-import tyro
 from rich.console import Console
-from tyro.conf import Positional
 
 from curvescope._core.checks import real
 from curvescope._core.fingerprints import combine
@@ -17,26 +13,11 @@ from curvescope.analysis.spectra_files import (
     write_spectrum,
 )
 from curvescope.cli import runs
+from curvescope.cli.options import EffDimOfFile
 from curvescope.report import collect_environment, report
 from curvescope.results import Eigenpairs, Result
 
 SPECTRUM_FILE = "eigenvalues.npz"
-
-
-@dataclass(frozen=True, kw_only=True)
-class EffDimOfFile:
-    """Effective dimension of eigenvalues that lie in a file."""
-
-    file: Annotated[Positional[Path], tyro.conf.arg(metavar="FILE.npz")]
-    """eigenvalues.npz of a run folder, or a file of "Rethinking Parameter Counting"."""
-    z: tuple[float, ...] = ()
-    """In the unit of an eigenvalue; four decades below the largest one by default."""
-    dimension: int | None = None
-    """Number of all eigenvalues, where the file does not say."""
-    negative: Literal["clip", "abs"] = "clip"
-    """What happens to negative eigenvalues."""
-    out: Path | None = None
-    """A run folder, with figure and page; none by default."""
 
 
 def names_a_file(words: Sequence[str]) -> bool:

@@ -85,8 +85,8 @@ def _draw_curve(axes: Axes, result: EffectiveDimension) -> None:
     uncertain = bool((high > low).any())
     band = "95 % band"
     if result.upper_bounds is not None:
-        # What is not known may be far above: the axis is that of what is.
-        high = np.minimum(high, 2.0 * float(values.max()) or 1.0)
+        # What is not known may be infinite, and leaves the axis that shows what is.
+        high = np.minimum(high, 4.0 * float(values.max()) or 1.0)
         band = "up to the upper bound"
     if len(z) == 1:
         axes.errorbar(
@@ -120,5 +120,7 @@ def _draw_curve(axes: Axes, result: EffectiveDimension) -> None:
     if logarithmic:
         log_axis(axes, "y", low=floor, high=1.4 * float(high.max()), most=7)
     else:
-        axes.set_ylim(0.0, 1.12 * float(high.max()) or 1.0)
+        bounded = result.upper_bounds is not None
+        top = 1.7 * float(values.max()) if bounded else 1.12 * float(high.max())
+        axes.set_ylim(0.0, top or 1.0)
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.6g}")
