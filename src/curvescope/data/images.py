@@ -71,6 +71,32 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
         """Return all images ``(n, channels, height, width)`` and labels at once."""
         return self._scale(self._pixels), self._labels.clone()
 
+    @property
+    def labels(self) -> Tensor:
+        """All labels, a copy."""
+        return self._labels.clone()
+
+    def relabelled(self, labels: Tensor, *, note: str) -> "ImageDataset":
+        """Return the same images with other labels; ``note`` joins the notes.
+
+        Raises:
+            ValueError: If there are not as many labels as images.
+        """
+        if labels.shape != self._labels.shape:
+            contract = f"be {len(self)} labels, one an image"
+            raise ValueError(message("labels", contract, tuple(labels.shape)))
+        return ImageDataset(
+            self._pixels,
+            labels.to(self._labels),
+            levels=self._levels,
+            name=self.name,
+            split=self.split,
+            num_classes=self.num_classes,
+            official=False,
+            notes=(*self.notes, note),
+            statistics=self.statistics,
+        )
+
     def first(self, num_samples: int | None) -> "ImageDataset":
         """Return the first ``num_samples`` of the set; all of it for ``None``."""
         if num_samples is None:

@@ -6,10 +6,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
-from curvescope._core.checks import positive_int, real
+from curvescope._core.checks import message, one_of, positive_int, real
 from curvescope._core.random import gaussian, resolve_generator
 
 _CPU = torch.device("cpu")
+_SPIRALS = {"unit": (0.05, 1.75), "published": (1.3, 600 / 360)}
 
 
 def gaussian_mixture(
@@ -55,8 +56,9 @@ def gaussian_mixture(
 def two_spirals(
     num_samples: int = 200,
     *,
-    noise: float = 0.05,
-    turns: float = 1.75,
+    noise: float | None = None,
+    turns: float | None = None,
+    form: str = "unit",
     generator: torch.Generator | None = None,
 ) -> TensorDataset:
     r"""Draw points of two spirals that wind around each other.
@@ -64,37 +66,114 @@ def two_spirals(
     .. math:: x = r (\cos\varphi, \sin\varphi) + \varepsilon, \quad
         \varphi = 2\pi\,\text{turns}\,r + \pi y, \quad r \in (0, 1]
 
+    With ``form="published"`` the radius is the square root of a uniform number, points
+    have the size of the angle, and the second class is the first one reflected, noise
+    and all:
+
+    .. math:: x = \pm\bigl(\tfrac32 a (-\cos a, \sin a) + \varepsilon\bigr), \quad
+        a = 2\pi\,\text{turns}\,\sqrt u
+
     Args:
-        num_samples: Number of points, the two classes in turn.
-        noise: Standard deviation of :math:`\varepsilon`.
-        turns: How often a spiral winds around the origin.
+        num_samples: Number of points, the two classes in turn; in the published form
+            an even number.
+        noise: Standard deviation of :math:`\varepsilon`; by default 0.05, and 1.3 in
+            the published form.
+        turns: How often a spiral winds around the origin; by default 1.75, and 5/3
+            (600 degrees) in the published form.
+        form: ``"unit"`` or ``"published"``.
         generator: Source of the randomness; a fresh one with a fixed seed if ``None``.
 
     Returns:
         Points ``(num_samples, 2)`` and labels 0 or 1.
 
     Raises:
-        ValueError: If a number is out of range.
+        ValueError: If a number is out of range, or the form is unknown.
 
     Example:
         >>> len(two_spirals(10))
         10
 
     References:
-        Lang, Witbrock (1988), "Learning to tell two spirals apart".
+        Lang, Witbrock (1988), "Learning to tell two spirals apart"; the published form
+        is that of Maddox, Benton, Wilson (2020), whose draws had no seed.
     """
     positive_int("num_samples", num_samples)
-    real("noise", noise, minimum=0)
+    one_of("form", form, _SPIRALS)
+    default_noise, default_turns = _SPIRALS[form]
+    noise = default_noise if noise is None else real("noise", noise, minimum=0)
+    if turns is None:
+        turns = default_turns
     real("turns", turns, minimum=0, strict=True)
     source = resolve_generator(generator)
     labels = torch.arange(num_samples) % 2
-    radius = 1 - torch.rand(
-        num_samples, generator=source, device=source.device, dtype=torch.float64
-    ).to(_CPU)
+    if form == "published":
+        points = _reflected_spirals(num_samples, noise, turns, source)
+        return TensorDataset(points.to(torch.float32), labels)
+    radius = 1 - _uniform(num_samples, source)
     angle = 2 * math.pi * turns * radius + math.pi * labels
     points = radius[:, None] * torch.stack([angle.cos(), angle.sin()], dim=1)
     points = points + noise * _normal((num_samples, 2), source)
     return TensorDataset(points.to(torch.float32), labels)
+
+
+def _reflected_spirals(
+    num_samples: int, noise: float, turns: float, source: torch.Generator
+) -> Tensor:
+    """Return the points of the published form, each followed by its reflection."""
+    if num_samples % 2:
+        contract = "be even in the published form"
+        raise ValueError(message("num_samples", contract, num_samples))
+    half = num_samples // 2
+    angle = 2 * math.pi * turns * _uniform(half, source).sqrt()
+    spiral = torch.stack([-angle * angle.cos(), angle * angle.sin()], dim=1)
+    first = 1.5 * spiral + noise * _normal((half, 2), source)
+    return torch.stack([first, -first], dim=1).reshape(num_samples, 2)
+
+
+def bumpy_curve(
+    num_samples: int = 200,
+    *,
+    noise: float = 0.05,
+    generator: torch.Generator | None = None,
+) -> TensorDataset:
+    r"""Draw the regression data of the Bayesian network's posterior contraction.
+
+    .. math:: y = w^\top (1, x, x^2) + \tfrac12 (x + \tfrac12)^2 \sin 4x + \varepsilon,
+        \quad w \sim \mathcal N(0, \tfrac14 I)
+
+    at equally spaced :math:`x \in [-1, 1]`; then y is centred, and divided by its
+    standard deviation.
+
+    Args:
+        num_samples: Number of points.
+        noise: Standard deviation of :math:`\varepsilon`, before the division.
+        generator: Source of the randomness; a fresh one with a fixed seed if ``None``.
+
+    Returns:
+        Features ``(num_samples, 3)`` and targets ``(num_samples, 1)``.
+
+    Raises:
+        ValueError: If a number is out of range.
+
+    Example:
+        >>> features, target = bumpy_curve(5)[0]
+        >>> features.tolist()
+        [1.0, -1.0, 1.0]
+
+    References:
+        Maddox, Benton, Wilson (2020), arXiv:2003.02139, figure 4 (right); after
+        numpyro's example of a Bayesian network.
+    """
+    positive_int("num_samples", num_samples, minimum=2)
+    real("noise", noise, minimum=0)
+    source = resolve_generator(generator)
+    x = torch.linspace(-1, 1, num_samples, dtype=torch.float64)
+    features = torch.stack([torch.ones_like(x), x, x**2], dim=1)
+    slope = 0.5 * _normal((3,), source)
+    y = features @ slope + 0.5 * (0.5 + x) ** 2 * torch.sin(4 * x)
+    y = y + noise * _normal((num_samples,), source)
+    y = (y - y.mean()) / y.std(correction=0)
+    return TensorDataset(features.to(torch.float32), y[:, None].to(torch.float32))
 
 
 def random_features(
@@ -139,3 +218,10 @@ def _check(num_samples: int, num_features: int, num_classes: int) -> None:
 
 def _normal(shape: tuple[int, ...], source: torch.Generator) -> Tensor:
     return gaussian(shape, source, dtype=torch.float64, device=_CPU)
+
+
+def _uniform(count: int, source: torch.Generator) -> Tensor:
+    draw = torch.rand(
+        count, generator=source, device=source.device, dtype=torch.float64
+    )
+    return draw.to(_CPU)
