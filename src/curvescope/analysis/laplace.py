@@ -12,7 +12,7 @@ import copy
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, Literal, final
 
@@ -24,9 +24,9 @@ from torch.utils._pytree import tree_map
 from curvescope._core.checks import message, one_of, positive_int, real
 from curvescope._core.errors import ChangedDuringComputationError
 from curvescope._core.memory import available_memory, peak_memory
-from curvescope._core.random import rademacher, resolve_generator
+from curvescope._core.random import resolve_generator
 from curvescope.autodiff.columns import pullback
-from curvescope.bayes.left_out import bracketed_sum
+from curvescope.bayes.left_out import LeftOut, posterior_sum, probe
 from curvescope.bayes.likelihood import Likelihood, likelihood_of, num_outputs
 from curvescope.curvature import GGN
 from curvescope.exact.factor import factor_triangle, ggn_factor, has_factor
@@ -50,7 +50,8 @@ def laplace(
     noise_variance: float | None = None,
     method: Literal["auto", "exact", "low_rank"] = "auto",
     rank: int = 50,
-    num_probes: int = 16,
+    num_probes: int = 8,
+    num_steps: int = 32,
     tol: float | None = None,
     generator: torch.Generator | None = None,
 ) -> LaplacePosterior:
@@ -62,8 +63,8 @@ def laplace(
 
     The prior's precision :math:`\delta` belongs to the summed log-likelihood, whatever
     the problem's reduction. Exact, from the singular values of the GGN's factor in
-    float64, where that fits; else from the top eigenpairs, with rigorous bounds on what
-    the others can add, given their sum, which random probes estimate.
+    float64, where that fits; else from the top eigenpairs, with what the others add
+    estimated by Lanczos quadrature, or bounded from their sum, whichever is narrower.
 
     Args:
         problem: Model, loss and data, at trained weights.
@@ -71,7 +72,8 @@ def laplace(
         noise_variance: Of every target, for squared errors.
         method: ``"exact"``, ``"low_rank"``, or whichever fits.
         rank: Eigenpairs of the low-rank posterior.
-        num_probes: Probes of the sum of the eigenvalues left out.
+        num_probes: Probes of the eigenvalues left out.
+        num_steps: Lanczos steps of each.
         tol: Relative residual of the eigenpairs, as for `eigsh`.
         generator: Source of the randomness; a fresh one with a fixed seed if ``None``.
 
@@ -85,7 +87,7 @@ def laplace(
 
     Cost:
         Exact: the factor and its SVD, ``O(N K P min(N K, P))``. Low rank: about 3
-        ``rank`` + ``num_probes`` products and ``rank`` vectors.
+        ``rank`` + ``num_probes num_steps`` products.
 
     Example:
         >>> data = (torch.eye(2).double(), torch.zeros(2, 1).double())
@@ -100,8 +102,11 @@ def laplace(
         arXiv:1906.01930; Immer et al. (2021), arXiv:2008.08400.
     """
     one_of("method", method, METHODS)
-    rank = positive_int("rank", rank)
-    num_probes = positive_int("num_probes", num_probes, minimum=2)
+    options = {
+        "rank": positive_int("rank", rank),
+        "num_probes": positive_int("num_probes", num_probes),
+        "num_steps": positive_int("num_steps", num_steps),
+    }
     began = time.perf_counter()
     fingerprint = problem.refresh()
     likelihood = likelihood_of(problem, noise_variance=noise_variance)
@@ -115,7 +120,7 @@ def laplace(
     if method == "exact":
         spectrum = _exact(problem, likelihood)
     else:
-        spectrum = _low_rank(problem, likelihood, rank, num_probes, tol, generator)
+        spectrum = _low_rank(problem, likelihood, options, tol, generator)
     if problem.refresh() != fingerprint:
         contract = "stay the same while its posterior is computed"
         got = "other weights, buffers or data than at the beginning"
@@ -126,11 +131,7 @@ def laplace(
         "method": method,
     }
     if method == "low_rank":
-        settings |= {
-            "rank": rank,
-            "num_probes": num_probes,
-            "seed": generator.initial_seed(),
-        }
+        settings |= {**options, "seed": generator.initial_seed()}
     found = _posterior(problem, likelihood, spectrum, precision)
     cost = replace(
         spectrum.cost,
@@ -148,12 +149,8 @@ class _Spectrum:
     values: Tensor
     directions: Tensor
     exact: bool
-    num_left_out: int = 0
-    bound: float = 0.0
-    trace: float = 0.0
-    trace_error: float = 0.0
-    degrees: float = math.inf
-    cost: Cost = field(default_factory=Cost)
+    left_out: LeftOut
+    cost: Cost
     notes: tuple[str, ...] = ()
 
 
@@ -184,6 +181,7 @@ def _exact(problem: Problem, likelihood: Likelihood) -> _Spectrum:
         values=values,
         directions=directions,
         exact=True,
+        left_out=LeftOut.nothing(size),
         cost=Cost(num_data_passes=1),
     )
 
@@ -191,8 +189,7 @@ def _exact(problem: Problem, likelihood: Likelihood) -> _Spectrum:
 def _low_rank(
     problem: Problem,
     likelihood: Likelihood,
-    rank: int,
-    num_probes: int,
+    options: Mapping[str, int],
     tol: float | None,
     generator: torch.Generator,
 ) -> _Spectrum:
@@ -200,7 +197,7 @@ def _low_rank(
     unit = likelihood.factor / problem.scale
     rows, size = problem.num_samples * num_outputs(problem), problem.num_params
     most = min(rows, size)
-    k = min(rank, most)
+    k = min(options["rank"], most)
     pairs = eigsh(A, k=k, which="LA", tol=tol, generator=generator)
     assert pairs.eigenvectors is not None
     V = pairs.eigenvectors
@@ -210,26 +207,24 @@ def _low_rank(
     notes = pairs.notes
     if not bool(pairs.converged.all()):
         notes = (*notes, "some eigenpairs are not converged: see the residuals")
-    bound = (float(values[-1]) + residual) * unit
-    trace = error = 0.0
-    cost = pairs.cost
+    left = LeftOut.nothing(size)
     if left_out:
-        Z = rademacher((size, num_probes), generator, dtype=A.dtype, device=A.device)
-        Z = Z - V @ (V.T @ Z)
-        samples = (Z.double() * (A @ Z).double()).sum(dim=0) * unit
-        trace = float(samples.mean())
-        error = float(samples.std()) / math.sqrt(num_probes)
-        cost = cost + Cost(num_matvecs=num_probes, num_data_passes=1)
+        left = probe(
+            A,
+            V,
+            number=left_out,
+            bound=(float(values[-1]) + residual) * unit,
+            unit=unit,
+            num_probes=options["num_probes"],
+            num_steps=options["num_steps"],
+            generator=generator,
+        )
     return _Spectrum(
         values=values * unit,
         directions=V.T.double().cpu().contiguous(),
         exact=False,
-        num_left_out=left_out,
-        bound=bound if left_out else 0.0,
-        trace=trace,
-        trace_error=error,
-        degrees=num_probes - 1.0,
-        cost=cost,
+        left_out=left,
+        cost=pairs.cost + left.cost,
         notes=notes,
     )
 
@@ -281,11 +276,11 @@ def _posterior(
         eigenvalues=spectrum.values,
         directions=spectrum.directions,
         method="exact" if spectrum.exact else "low_rank",
-        num_left_out=spectrum.num_left_out,
-        left_out_bound=spectrum.bound,
-        left_out_trace=spectrum.trace,
-        left_out_trace_error=spectrum.trace_error,
-        left_out_degrees=spectrum.degrees,
+        num_left_out=spectrum.left_out.number,
+        left_out_bound=spectrum.left_out.bound,
+        left_out_nodes=spectrum.left_out.nodes,
+        left_out_weights=spectrum.left_out.weights,
+        left_out_degrees=spectrum.left_out.degrees,
         effective_dimension=replace(dimension, of=of),
         log_marginal_likelihood=replace(evidence, of=of),
         log_likelihood=log_likelihood,
@@ -298,21 +293,16 @@ def _posterior(
 def _estimate(
     spectrum: _Spectrum, quantity: str, function: Callable[[Tensor], Tensor]
 ) -> Estimate:
-    value, half, error = bracketed_sum(
-        function,
-        spectrum.values,
-        num_left_out=spectrum.num_left_out,
-        bound=spectrum.bound,
-        trace=spectrum.trace,
-        trace_error=spectrum.trace_error,
-    )
+    value, bias, error = posterior_sum(function, spectrum.values, spectrum.left_out)
     return Estimate(
         quantity=quantity,
         value=value,
         standard_error=error,
-        degrees_of_freedom=spectrum.degrees,
-        method="exact" if spectrum.exact else "top eigenpairs, bounds for the others",
-        bias_bound=half,
+        degrees_of_freedom=spectrum.left_out.degrees,
+        method="exact"
+        if spectrum.exact
+        else "top eigenpairs, quadrature or bounds for the others",
+        bias_bound=bias,
     )
 
 

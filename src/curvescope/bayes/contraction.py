@@ -3,7 +3,7 @@ r"""How far a posterior has contracted: effective dimensions of its covariances.
 from torch import Tensor
 
 from curvescope._core.checks import real
-from curvescope.bayes.left_out import posterior_sum
+from curvescope.bayes.left_out import LeftOut, posterior_sum
 from curvescope.results import Estimate, LaplacePosterior, LinearPosterior
 
 
@@ -53,7 +53,8 @@ def covariance_effective_dimension(
         # What an eigenvalue takes from the prior's value: increasing, concave, 0 at 0.
         return at_prior * (z * values) / (1.0 + z * (values + delta))
 
-    taken, half, error = posterior_sum(lost, posterior)
+    left_out = LeftOut.of(posterior)
+    taken, half, error = posterior_sum(lost, posterior.eigenvalues, left_out)
     return Estimate(
         of=posterior.of,
         quantity=quantity,

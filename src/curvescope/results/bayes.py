@@ -250,9 +250,10 @@ class LaplacePosterior(Result):
         method: ``"exact"`` or ``"low_rank"``.
         num_left_out: Eigenvalues between 0 and ``left_out_bound`` that are not stored.
         left_out_bound: What each of them is at most; 0 where exact.
-        left_out_trace: Their sum.
-        left_out_trace_error: Its standard error, of ``left_out_degrees`` degrees.
-        left_out_degrees: Degrees of freedom of that error.
+        left_out_nodes: Lanczos quadratures of these, one row a probe; empty where exact.
+        left_out_weights: Likewise.
+        left_out_degrees: Degrees of freedom of the errors that the probes cause; ``inf``
+            where the nodes are the eigenvalues themselves.
         effective_dimension: Of the posterior: ``sum lambda / (lambda + prior_precision)``.
         log_marginal_likelihood: Laplace evidence, in nats.
         log_likelihood: At the weights.
@@ -270,8 +271,8 @@ class LaplacePosterior(Result):
     method: Literal["exact", "low_rank"]
     num_left_out: int
     left_out_bound: float
-    left_out_trace: float
-    left_out_trace_error: float
+    left_out_nodes: Tensor
+    left_out_weights: Tensor
     left_out_degrees: float
     effective_dimension: Estimate
     log_marginal_likelihood: Estimate
