@@ -55,7 +55,10 @@ def rank_report(
     which keeps ranks. For feed-forward nets exact arithmetic modulo two primes gives the
     rank of the very matrix that the stored weights and data define (see
     `curvescope.exact.modular.certified_ranks` for what that means); where it disagrees
-    the rank is ``undetermined``, unless the inputs explain it.
+    the rank is ``undetermined``, unless rounding explains it: in coordinates of the
+    inputs' numerical rank the certificate agrees, or theory claims both ranks, each at its
+    facts (up to rounding, and exact). Such a rank stays ``certain``: it is that of a
+    problem which differs from the stored one by rounding.
 
     Args:
         problem: Model, loss and data, without weight decay.
@@ -86,7 +89,7 @@ def rank_report(
         >>> data = (torch.randn(20, 4), torch.randn(20, 3))
         >>> report = rank_report(Problem(net, "mse", data))
         >>> [(r.rank, r.verdict) for r in report.measured.values()]
-        [(14, 'certified'), (10, 'certified'), (8, 'certified')]
+        [(14, 'certified'), (10, 'certified'), (12, 'certified')]
 
     References:
         Singh, Bachmann, Hofmann (2021), arXiv:2106.16225.
