@@ -78,10 +78,10 @@ def lines(point: RankPoint, result: Result) -> list[str]:
         if known.get(name) is not None
     ]
     predictions = [
-        f"predicted: {p.matrix} {p}: {p.formula}"
-        + (f"; if {'; '.join(p.assumptions)}" if p.assumptions else "")
-        for p in result.predictions
+        f"predicted: {p.matrix} {p}: {p.formula}" for p in result.predictions
     ]
+    assumed = dict.fromkeys(a for p in result.predictions for a in p.assumptions)
+    predictions += [f"  assuming {text}" for text in assumed]
     ranks = [f"{name}: {rank.headline()}" for name, rank in result.measured.items()]
     agreement = []
     if result.predictions:

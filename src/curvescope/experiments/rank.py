@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -32,7 +32,9 @@ from curvescope.results.ranks import MATRICES
 Data = Literal["mnist", "fashion-mnist", "cifar10", "digits", "gaussian-mixture"]
 Loss = Literal["mse", "cross_entropy", "logcosh"]
 Scheme = Literal["glorot", "uniform", "orthogonal", "he"]
-Activation = Literal["linear", "relu", "leaky_relu", "tanh", "elu", "sigmoid"]
+Activation = Literal[
+    "linear", "relu", "leaky-relu", "leaky_relu", "tanh", "elu", "sigmoid"
+]
 Resize = Literal["nearest", "area", "bilinear", "antialias"]
 Channels = Literal["first", "mean", "all"]
 Certify = Literal["auto", "always", "never"]
@@ -44,7 +46,7 @@ _LOSSES: dict[str, AbstractLoss] = {
     "cross_entropy": CrossEntropy(reduction="sum"),
     "logcosh": LogCosh(reduction="sum"),
 }
-_ACTIVATIONS = ("linear", "relu", "leaky_relu", "tanh", "elu", "sigmoid")
+_ACTIVATIONS = get_args(Activation)
 CERTIFY: dict[str, Literal["auto"] | bool] = {
     "auto": "auto",
     "always": True,
@@ -86,7 +88,7 @@ class RankSettings:
     init: Scheme = "glorot"
     """How weights are drawn; uniform is U[0,1)/fan_in."""
     activation: Activation = "linear"
-    """Between the layers; leaky_relu has slope 0.01."""
+    """Between the layers; leaky-relu has slope 0.01."""
     bias: bool = False
     """Biases in every layer, drawn from N(0, 0.3^2)."""
     resize: Resize = "nearest"
@@ -243,7 +245,7 @@ def build_rank_problem(point: RankPoint) -> Problem:
         in_features=inputs.shape[1],
         hidden=point.units,
         num_classes=point.classes,
-        activation=point.activation,
+        activation=point.activation.replace("-", "_"),
         bias=point.bias,
     ).double()
     initialise_(model, point.init, bias_std=BIAS_STD, generator=generator)

@@ -246,18 +246,22 @@ def doubts(records: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
 
 
 def successes(records: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
-    """Say how many ranks, exact ones where known, are as predicted."""
-    held = []
+    """Say how many ranks, exact ones where known, keep what is claimed of them."""
+    held: dict[str, list[bool]] = {"equal": [], "at_most": []}
     for record in records:
         for name in MATRICES:
             exact, predicted = record[f"{name}_certified"], record[f"{name}_predicted"]
-            rank_found = record[f"{name}_rank"] if exact is None else exact
+            found = record[f"{name}_rank"] if exact is None else exact
             if predicted is not None:
-                equal = record[f"{name}_claim"] == "equal"
-                held.append(
-                    rank_found == predicted if equal else rank_found <= predicted
-                )
-    return (f"{sum(held)} of {len(held)} ranks are as predicted",) if held else ()
+                claim = record[f"{name}_claim"]
+                right = found == predicted if claim == "equal" else found <= predicted
+                held[claim].append(right)
+    words = {"equal": "equal the prediction", "at_most": "keep below their ceiling"}
+    return tuple(
+        f"{sum(kept)} of {len(kept)} ranks {words[claim]}"
+        for claim, kept in held.items()
+        if kept
+    )
 
 
 EXPERIMENTS = (

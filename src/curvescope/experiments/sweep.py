@@ -23,7 +23,7 @@ from typing import Any
 import torch
 
 from curvescope._core import files
-from curvescope._core.checks import positive_int
+from curvescope._core.checks import message, positive_int
 from curvescope._core.fingerprints import combine
 from curvescope._core.memory import available_memory
 from curvescope._core.progress import Task, track
@@ -149,7 +149,14 @@ def _key(point: Any, name: str, version: int) -> str:
 def _saved(path: Path | None) -> Value | None:
     if path is None or not path.exists():
         return None
-    return files.read_json(path)["value"]
+    try:
+        return files.read_json(path)["value"]
+    except (ValueError, KeyError, TypeError) as error:
+        contract = "hold what a finished point left"
+        remedy = "Delete that file; the point is then computed again."
+        raise ValueError(
+            message("folder", contract, f"{path}: {error}", remedy)
+        ) from None
 
 
 def _normal(value: Mapping[str, Any]) -> Value:

@@ -89,9 +89,12 @@ class Cost:
 
     def __str__(self) -> str:
         passes = f" in {self.num_data_passes} passes over the data"
+        peak = (
+            "" if not self.peak_memory else f", peak {self.peak_memory / 2**30:.2g} GiB"
+        )
         return (
             f"{self.num_matvecs} matrix products"
-            f"{passes if self.num_data_passes else ''}, {self.seconds:.3g} s"
+            f"{passes if self.num_data_passes else ''}, {self.seconds:.3g} s{peak}"
         )
 
 

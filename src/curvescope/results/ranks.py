@@ -71,7 +71,12 @@ class RankEstimate(Result):
         """Return the result in one line."""
         error = f" +- {self.standard_error:.2g}" if self.standard_error else ""
         proof = "" if self.certified is None else f", exact rank {self.certified}"
-        gap = "" if math.isinf(self.gap) else f", gap {self.gap:.3g}"
+        gap = f", gap {self.gap:.3g}"
+        if math.isinf(self.gap):
+            # What is zero by the structure of the matrix was never computed.
+            gap = ", all else is zero by structure" if self.rank else ""
+        if math.isnan(self.gap):
+            gap = ""
         return f"rank {self.rank}{error} ({self.verdict}{gap}{proof})"
 
 

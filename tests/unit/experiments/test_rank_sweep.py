@@ -176,11 +176,13 @@ def test_remarks_count_doubts_and_misses():
 
     assert said(3, "certified", 3, 3, "equal") == (
         (),
-        ("3 of 3 ranks are as predicted",),
+        ("3 of 3 ranks equal the prediction",),
     )
-    assert said(3, "certain", None, 4, "equal")[1] == ("0 of 3 ranks are as predicted",)
+    assert said(3, "certain", None, 4, "equal")[1] == (
+        "0 of 3 ranks equal the prediction",
+    )
     assert said(3, "certain", None, 4, "at_most")[1] == (
-        "3 of 3 ranks are as predicted",
+        "3 of 3 ranks keep below their ceiling",
     )
     assert said(3, "certain", None, None, None) == ((), ())
     assert said(3, "undetermined", 4, 4, "equal") == (
@@ -188,7 +190,7 @@ def test_remarks_count_doubts_and_misses():
             "3 of 3 numerical ranks are undetermined",
             "3 of 3 numerical ranks are not the exact rank",
         ),
-        ("3 of 3 ranks are as predicted",),
+        ("3 of 3 ranks equal the prediction",),
     )
 
 

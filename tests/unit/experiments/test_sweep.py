@@ -195,3 +195,12 @@ def test_a_killed_sweep_leaves_no_process_and_goes_on_to_the_same_table(
     again = run_points(points, square, folder=folder, jobs=1)
     assert again == values
     assert computed(log) == counts
+
+
+def test_a_saved_point_that_is_no_longer_whole_is_named(tmp_path):
+    run_points([{"x": 1}], dict, folder=tmp_path, jobs=1)
+    (path,) = (tmp_path / "points").glob("*.json")
+    path.write_text("{half")
+
+    with pytest.raises(ValueError, match=rf"{path.name}.*Delete that file"):
+        run_points([{"x": 1}], dict, folder=tmp_path, jobs=1)
