@@ -114,14 +114,14 @@ def filled(config: Config) -> Config:
     """Return a configuration with its preset's values in the fields that are ``None``.
 
     A class with presets has a field ``preset``, fields that may be ``None``, and a class
-    variable ``PRESETS`` from each preset's name to those fields' values.
+    variable or property ``PRESETS`` from each preset's name to those fields' values.
 
     Example:
         >>> from curvescope.experiments.random_features import RandomFeatures
         >>> filled(RandomFeatures(num_samples=50)).max_features
         399
     """
-    presets = getattr(type(config), "PRESETS", None)
+    presets = getattr(config, "PRESETS", None)
     if presets is None:
         return config
     values = presets[config.preset]  # type: ignore[attr-defined]

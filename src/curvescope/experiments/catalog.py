@@ -2,6 +2,7 @@
 
 from curvescope._core.checks import one_of
 from curvescope.experiments import (
+    posterior_contraction,
     random_features,
     rank_spectra,
     rank_sweep,
@@ -14,6 +15,7 @@ _ROWS: tuple[Experiment, ...] = (
     rank_training.EXPERIMENT,
     rank_spectra.EXPERIMENT,
     random_features.EXPERIMENT,
+    posterior_contraction.EXPERIMENT,
 )
 _REGISTRY = {row.name: row for row in _ROWS}
 

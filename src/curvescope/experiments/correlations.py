@@ -142,6 +142,7 @@ def correlate(
         ]
     return CorrelationTable(
         of=comparison.of,
+        cost=comparison.cost,
         settings=comparison.settings,
         target=comparison.called(comparison.target),
         correlations=tuple(found),

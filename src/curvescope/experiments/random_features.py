@@ -208,6 +208,7 @@ def _comparison(curve: RandomFeaturesCurve) -> MeasureComparison:
     )
     return MeasureComparison(
         of=curve.of,
+        cost=curve.cost,
         settings=curve.settings,
         target="test_error",
         measures=_MEASURES,

@@ -6,6 +6,7 @@ its own, so that nothing of pyplot's global state is read or changed.
 
 from curvescope.plots.block_picture import plot_block_picture
 from curvescope.plots.catalog import can_plot, figure_size, plot
+from curvescope.plots.contraction import plot_contraction
 from curvescope.plots.density import plot_density
 from curvescope.plots.effective_dimension import plot_effective_dimension
 from curvescope.plots.eigenvalues import plot_eigenvalues
@@ -13,6 +14,8 @@ from curvescope.plots.export import save_figure, to_svg
 from curvescope.plots.homogeneity import plot_homogeneity
 from curvescope.plots.landscape import plot_loss_surface
 from curvescope.plots.layers import plot_layers
+from curvescope.plots.measures import plot_correlations, plot_measures
+from curvescope.plots.random_features import plot_random_features
 from curvescope.plots.rank_report import plot_rank_report
 from curvescope.plots.rank_sweep import plot_rank_sweep
 from curvescope.plots.singular_values import plot_singular_values
@@ -23,12 +26,16 @@ __all__ = [
     "figure_size",
     "plot",
     "plot_block_picture",
+    "plot_contraction",
+    "plot_correlations",
     "plot_density",
     "plot_effective_dimension",
     "plot_eigenvalues",
     "plot_homogeneity",
     "plot_layers",
     "plot_loss_surface",
+    "plot_measures",
+    "plot_random_features",
     "plot_rank_report",
     "plot_rank_sweep",
     "plot_singular_values",

@@ -7,12 +7,23 @@ from typing import TYPE_CHECKING, Any
 
 from curvescope._core.checks import message
 from curvescope.plots.block_picture import block_picture_size, plot_block_picture
+from curvescope.plots.contraction import contraction_size, plot_contraction
 from curvescope.plots.density import plot_density
 from curvescope.plots.effective_dimension import plot_effective_dimension
 from curvescope.plots.eigenvalues import plot_eigenvalues
 from curvescope.plots.homogeneity import homogeneity_size, plot_homogeneity
 from curvescope.plots.landscape import loss_surface_size, plot_loss_surface
 from curvescope.plots.layers import layer_size, plot_layers
+from curvescope.plots.measures import (
+    correlations_size,
+    measures_size,
+    plot_correlations,
+    plot_measures,
+)
+from curvescope.plots.random_features import (
+    plot_random_features,
+    random_features_size,
+)
 from curvescope.plots.rank_report import plot_rank_report, rank_report_size
 from curvescope.plots.rank_sweep import plot_rank_sweep
 from curvescope.plots.singular_values import plot_singular_values
@@ -20,11 +31,15 @@ from curvescope.plots.spectrum_comparison import plot_spectrum_comparison
 from curvescope.plots.style import WIDE, is_narrow
 from curvescope.results import (
     BlockPicture,
+    CorrelationTable,
     EffectiveDimension,
     Eigenpairs,
     Homogeneity,
     LayerTable,
     LossSurface,
+    MeasureComparison,
+    PosteriorContraction,
+    RandomFeaturesCurve,
     RankEstimate,
     RankReport,
     RankSweep,
@@ -48,11 +63,19 @@ _DRAW: dict[type[Result], Callable[..., Any]] = {
     BlockPicture: plot_block_picture,
     LossSurface: plot_loss_surface,
     Homogeneity: plot_homogeneity,
+    RandomFeaturesCurve: plot_random_features,
+    PosteriorContraction: plot_contraction,
+    MeasureComparison: plot_measures,
+    CorrelationTable: plot_correlations,
 }
 _SIZES: dict[type[Result], Callable[[Any, float], tuple[float, float]]] = {
     LayerTable: lambda table, width: layer_size(len(table.layers), width),
     LossSurface: loss_surface_size,
     Homogeneity: homogeneity_size,
+    RandomFeaturesCurve: random_features_size,
+    PosteriorContraction: contraction_size,
+    MeasureComparison: measures_size,
+    CorrelationTable: correlations_size,
     RankReport: lambda _, width: rank_report_size(width),
     RankSweep: lambda _, width: _with_legend(width),
     SpectrumComparison: lambda _, width: _with_legend(width),

@@ -8,11 +8,15 @@ from curvescope.report import ranks
 from curvescope.report.formatting import number
 from curvescope.results import (
     BlockPicture,
+    CorrelationTable,
     EffectiveDimension,
     Eigenpairs,
     Homogeneity,
     LayerTable,
     LossSurface,
+    MeasureComparison,
+    PosteriorContraction,
+    RandomFeaturesCurve,
     RankEstimate,
     RankReport,
     RankSweep,
@@ -217,6 +221,67 @@ _KINDS: dict[type[Result], Kind] = {
         sureness=lambda r: (
             "Each draw is exact over all data; bands reach from the lowest to the highest "
             f"of {len(next(iter(r.losses.values())))} draws."
+        ),
+    ),
+    RandomFeaturesCurve: Kind(
+        title=lambda _: "Double descent of random features",
+        reading=lambda r: (
+            "Least squares fails worst where there are about as many features as samples "
+            f"({r.num_samples}). There the data span all directions, but determine some "
+            "hardly: min(n, d) less the effective dimension, which the published figure "
+            "calls effective dimensionality, peaks with the test error. The effective "
+            "dimension itself only rises."
+        ),
+        sureness=lambda r: (
+            "Exact up to rounding for the data drawn; "
+            + (
+                f"bands reach over {len(r.seeds)} draws."
+                if len(r.seeds) > 1
+                else "one draw, so that neighbouring points tell its chance."
+            )
+        ),
+    ),
+    PosteriorContraction: Kind(
+        title=lambda _: "How far the posterior has contracted",
+        reading=lambda r: (
+            "Every direction that the observations determine leaves the covariance of the "
+            "parameters and enters the Hessian: the left curve falls from its value under "
+            "the prior as the right one rises."
+            + (
+                ""
+                if r.model == "linear"
+                else " Of a network most directions stay as the prior has them."
+            )
+        ),
+        sureness=lambda r: (
+            f"Each curve is exact for its draw; bands reach over {len(r.seeds)} draws."
+            + (
+                ""
+                if r.model == "linear"
+                else " The posterior is that of the linearised network (Laplace)."
+            )
+        ),
+    ),
+    MeasureComparison: Kind(
+        title=lambda r: f"Measures beside the {r.called(r.target)}",
+        reading=lambda r: (
+            "One mark a point. A measure that foretells has marks along a rising curve; "
+            f"hollow marks are not among those compared ({r.chosen_words})."
+        ),
+        sureness=lambda _: (
+            "Above each panel stands the rank correlation with its 95 % interval."
+        ),
+    ),
+    CorrelationTable: Kind(
+        title=lambda r: f"Rank correlations with {r.target}",
+        reading=lambda _: (
+            "1 means that a measure sorts the points exactly as the target does, "
+            "\u22121 in the opposite order, 0 that it says nothing."
+        ),
+        sureness=lambda r: (
+            f"Bars are {100 * r.confidence:g} % intervals of a bootstrap of "
+            f"{r.num_resamples} samples. They tell how much the choice of points "
+            "matters, not whether a measure is the cause."
         ),
     ),
     VectorEstimate: Kind(

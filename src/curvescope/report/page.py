@@ -20,9 +20,11 @@ from curvescope.report.kinds import kind_of, shows_table
 from curvescope.report.summary import cards
 from curvescope.report.tables import Table, make_table, rows_of, to_csv
 from curvescope.results import (
+    CorrelationTable,
     Cost,
     Eigenpairs,
     Estimate,
+    MeasureComparison,
     Provenance,
     Result,
     SpectralDensity,
@@ -277,7 +279,11 @@ def _estimate_section(estimates: Mapping[str, Estimate]) -> Section:
 
 
 def companion(result: Result, results: Mapping[str, Result]) -> dict[str, Any]:
-    """Return what a figure shows besides its result: a density's certified pairs."""
+    """Return what a figure shows besides its result: certified pairs, correlations."""
+    if isinstance(result, MeasureComparison):
+        for other in results.values():
+            if isinstance(other, CorrelationTable):
+                return {"correlations": other}
     if isinstance(result, SpectralDensity):
         for other in results.values():
             same = (other.of.matrix, other.of.fingerprint) == (
