@@ -14,8 +14,10 @@ from curvescope._core.fingerprints import checksum
 from curvescope.autodiff.network import call_arguments, extract_output
 from curvescope.losses.base import AbstractLoss
 from curvescope.training.samples import Samples
+from curvescope.training.stacked_mlp import is_plain_mlp, stacked_outputs
 
 _CHUNK = 1024
+_FEW = 8  # networks: below it a loop over their losses is quicker than vmap
 
 
 class Task(ABC):
@@ -69,8 +71,10 @@ class Task(ABC):
 
     def totals(self, outputs: Tensor, targets: Tensor, *, each: bool) -> Tensor:
         """Return the summed losses ``(R,)``."""
-        if self.size == 1:
-            return self.loss.total(outputs[0], targets[0] if each else targets)[None]
+        if self.size <= _FEW:
+            own = targets if each else [targets] * self.size
+            parts = [self.loss.total(f, y) for f, y in zip(outputs, own, strict=True)]
+            return torch.stack(parts)
         totals: Tensor = vmap(self.loss.total, in_dims=(0, 0 if each else None))(
             outputs, targets
         )
@@ -194,6 +198,7 @@ class StackedTask(Task):
         self._parameters, self._buffers = stack_module_state(list(models))
         self.trained = [p for p in self._parameters.values() if p.requires_grad]
         self.state = {**self._parameters, **self._buffers}
+        self._plain = all(is_plain_mlp(model) for model in models)
 
     def models(self) -> Sequence[nn.Module]:
         """Return the networks."""
@@ -213,6 +218,10 @@ class StackedTask(Task):
 
     def outputs(self, inputs: Any, *, each: bool) -> Tensor:
         """Return outputs ``(R, B, ...)``."""
+        if self._plain and isinstance(inputs, Tensor):
+            return stacked_outputs(
+                self._base, self._parameters, inputs, size=self.size, each=each
+            )
 
         def one(parameters: Any, buffers: Any, own: Any) -> Tensor:
             args, kwargs = call_arguments(own)

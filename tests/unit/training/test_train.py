@@ -16,6 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
+from curvescope import models
 from curvescope._core.errors import AccuracyWarning
 from curvescope.results import TrainingResult, load
 from curvescope.training import SCHEDULES, PerModel, published, train, train_many
@@ -284,6 +285,53 @@ def test_many_networks_at_once_are_trained_as_each_alone(options, norm, optimize
     assert many.train_loss.shape == (3, len(many.at))
 
 
+@pytest.mark.parametrize("count", [2, 11])
+@pytest.mark.parametrize("loss", ["cross_entropy", "mse"])
+@pytest.mark.parametrize("bias", [False, True])
+def test_many_perceptrons_on_images_are_trained_as_each_alone(
+    count, loss, bias, generator
+):
+    X = torch.rand(14, 1, 3, 2, generator=generator)
+    y = torch.randint(4, (14,), generator=generator)
+    target = y if loss == "cross_entropy" else F.one_hot(y, 4).float()
+
+    def networks():
+        return [
+            models.build(
+                "mlp",
+                in_features=6,
+                hidden=(5, 3),
+                num_classes=4,
+                activation="elu",
+                bias=bias,
+                generator=torch.Generator().manual_seed(seed),
+            )
+            for seed in range(count)
+        ]
+
+    together, alone = networks(), networks()
+    options = {"epochs": 4, "batch_size": 5, "learning_rate": 0.1, "momentum": 0.9}
+    train_many(together, loss, (X, target), **options)
+
+    for index in (0, count - 1):
+        train(alone[index], loss, (X, target), seed=index, **options)
+        torch.testing.assert_close(weights(together[index]), weights(alone[index]))
+
+
+def test_a_network_with_a_hook_is_not_taken_for_a_plain_perceptron():
+    X, y = samples()
+    together = [classifier(0), classifier(1)]
+    for model in together:
+        model[1].register_forward_hook(lambda module, inputs, output: 2 * output)
+    alone = classifier(1)
+    alone[1].register_forward_hook(lambda module, inputs, output: 2 * output)
+
+    train_many(together, "cross_entropy", (X, y), steps=5, learning_rate=0.1)
+    train(alone, "cross_entropy", (X, y), steps=5, learning_rate=0.1)
+
+    torch.testing.assert_close(weights(together[1]), weights(alone))
+
+
 def test_each_of_many_networks_may_have_its_own_data():
     sets = [samples(16, seed=s) for s in range(2)]
     together = [classifier(0), classifier(1)]
@@ -472,7 +520,7 @@ def test_many_networks_go_on_after_an_interruption_to_the_same_bits(tmp_path):
     run = runpy.run_path(str(script))["run"]
 
     with pytest.raises(KeyboardInterrupt):
-        run(tmp_path / "a", 3, "adam", interrupted_at=12)
+        run(tmp_path / "a", 3, "adam", pause=0.1, interrupted_at=12)
     resumed = run(tmp_path / "a", 3, "adam")
     whole = run(tmp_path / "b", 3, "adam")
 
