@@ -1,9 +1,9 @@
 """Ranks of H, GGN and functional Hessian: measured, certified, beside the theory."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
@@ -11,26 +11,20 @@ from curvescope._core.checks import message, one_of
 from curvescope._core.errors import ChangedDuringComputationError
 from curvescope._core.memory import available_memory, peak_memory
 from curvescope._core.predictions import PredictedRank
-from curvescope._core.progress import track
 from curvescope._core.random import resolve_generator
 from curvescope.analysis.rank_decisions import certified, decided_again
+from curvescope.analysis.rank_estimates import estimates
 from curvescope.analysis.rank_facts import Theory, theory_of
 from curvescope.analysis.rank_values import values_of
-from curvescope.curvature import GGN, FunctionalHessian, Hessian
 from curvescope.exact.network import FeedForward, feed_forward
-from curvescope.linalg import estimate_rank
 from curvescope.problem import Problem
 from curvescope.results import Cost, RankEstimate, RankReport
 
 METHODS = ("auto", "exact", "estimate")
 CERTIFY = ("auto", True, False)
-_OPERATORS: dict[str, Callable[[Problem], Any]] = {
-    "hessian": Hessian,
-    "ggn": GGN,
-    "functional": FunctionalHessian,
-}
 # Dense float64 matrices that are held at once: two matrices and the solver's copy.
 _MATRICES_AT_ONCE = 4
+_SMALLEST_INPUT = 1e-140
 
 
 def rank_report(
@@ -39,7 +33,7 @@ def rank_report(
     method: Literal["auto", "exact", "estimate"] = "auto",
     certify: Literal["auto"] | bool = "auto",
     num_probes: int = 8,
-    num_steps: int = 64,
+    num_steps: int = 128,
     generator: torch.Generator | None = None,
 ) -> RankReport:
     r"""Measure the ranks of H, GGN and functional Hessian, and say what theory predicts.
@@ -104,25 +98,32 @@ def rank_report(
     fingerprint = problem.refresh()
     net = feed_forward(problem)
     whole = net is not None and net.problem.num_params == net.num_params
+    if net is not None:
+        _check_scale(net)
     notes, exact = _precision_notes(problem), Theory()
     theory = theory_of(problem, net if whole else None)
     if method == "estimate" or (method == "auto" and not _fits(problem, net)):
-        generator = resolve_generator(generator)
-        ranks = _estimates(problem, num_probes, num_steps, generator)
+        ranks = estimates(
+            problem.promoted(),
+            theory.predicted,
+            num_probes=num_probes,
+            num_steps=num_steps,
+            generator=resolve_generator(generator),
+        )
+        notes += tuple(f"{k}: {note}" for k, r in ranks.items() for note in r.notes)
         eigenvalues = torch.zeros(0, dtype=torch.float64)
     else:
-        with track("ranks", total=None):
-            values = values_of(problem.promoted(), net if whole else None)
-            ranks = values.estimates()
-            if net is not None:
-                if whole:
-                    ranks = decided_again(ranks, net)
-                beside = certified(
-                    ranks, net, certify=certify, measured=theory if whole else None
-                )
-                ranks, exact = beside.ranks, beside.theory
-                notes += beside.notes
-            eigenvalues = values.all_eigenvalues
+        values = values_of(problem.promoted(), net if whole else None)
+        ranks = values.estimates()
+        if net is not None:
+            if whole:
+                ranks = decided_again(ranks, net)
+            beside = certified(
+                ranks, net, certify=certify, measured=theory if whole else None
+            )
+            ranks, exact = beside.ranks, beside.theory
+            notes += beside.notes
+        eigenvalues = values.all_eigenvalues
     provenance = problem.provenance("Hessian")
     if provenance.fingerprint != fingerprint:
         contract = "stay the same while its ranks are computed"
@@ -149,18 +150,13 @@ def _fits(problem: Problem, net: FeedForward | None) -> bool:
     return need <= available_memory(torch.device("cpu"))
 
 
-def _estimates(
-    problem: Problem, num_probes: int, num_steps: int, generator: torch.Generator
-) -> dict[str, RankEstimate]:
-    return {
-        name: estimate_rank(
-            operator(problem),
-            num_probes=num_probes,
-            num_steps=num_steps,
-            generator=generator,
-        )
-        for name, operator in _OPERATORS.items()
-    }
+def _check_scale(net: FeedForward) -> None:
+    """Refuse inputs whose squares are no float64 numbers: every rank would be 0."""
+    largest = max(float(part.inputs.abs().max()) for part in net.samples(most=4096))
+    if 0.0 < largest < _SMALLEST_INPUT:
+        contract = f"have inputs with magnitudes above {_SMALLEST_INPUT:g} for ranks"
+        remedy = "Their squares underflow: rescale the inputs; ranks do not change."
+        raise ValueError(message("problem", contract, f"{largest:g}", remedy))
 
 
 def _precision_notes(problem: Problem) -> tuple[str, ...]:

@@ -160,7 +160,7 @@ def _factor_values(problem: Problem) -> Tensor | None:
     """
     if not has_factor(problem):
         return None
-    rows = problem.num_samples * _num_outputs(problem)
+    rows = problem.num_samples * num_outputs(problem)
     if rows <= problem.num_params:
         return torch.linalg.svdvals(ggn_factor(problem).cpu())
     if 2.0 * rows * problem.num_params**2 > _FACTOR_FLOPS:
@@ -168,7 +168,7 @@ def _factor_values(problem: Problem) -> Tensor | None:
     return torch.linalg.svdvals(factor_triangle(problem).cpu())
 
 
-def _num_outputs(problem: Problem) -> int:
+def num_outputs(problem: Problem) -> int:
     """Return the number of outputs of one sample."""
     batch = next(iter(problem.batches())).part(0, 1)
     _, parameters = problem.leaves()

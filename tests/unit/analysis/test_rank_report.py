@@ -402,3 +402,59 @@ def test_a_loss_linear_in_the_outputs_has_no_ggn(generator):
 
     assert report.ggn.rank == 0
     assert report.hessian.rank == report.functional.rank == 2 * 5
+
+
+def test_an_estimate_is_never_above_what_theory_bounds(generator):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 9), nn.Tanh(), nn.Linear(9, 7)).double()
+    X, y = draw(12, 8, generator=generator), torch.arange(12) % 7
+    problem = cs.Problem(model, "cross_entropy", (X, y))
+
+    report = cs.rank_report(problem, method="estimate", num_probes=4, num_steps=8)
+
+    assert report.agrees
+    assert report.ggn.rank == 12 * 6  # from its factor: exact
+    assert report.ggn.verdict == "certain"
+    assert any("do not resolve zero" in note for note in report.notes)
+    truth = cs.rank_report(problem).hessian.rank
+    assert abs(report.hessian.rank - truth) <= report.hessian.standard_error
+
+
+def test_inputs_whose_squares_underflow_are_refused(generator):
+    X, Y = draw(9, 5, generator=generator) * 1e-200, draw(9, 2, generator=generator)
+    problem = cs.Problem(nn.Linear(5, 2).double(), "mse", (X, Y))
+
+    with pytest.raises(ValueError, match="rescale the inputs"):
+        cs.rank_report(problem)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_samples_without_loss_leave_no_equality_claimed(bias, generator):
+    weights = [nn.Linear(5, 3, bias=bias), nn.Linear(3, 7, bias=bias)]
+    model = nn.Sequential(*weights, nn.Linear(7, 5, bias=bias)).double()
+    X = draw(3, 5, generator=generator)
+    data = (X, torch.tensor([-100, 1, 2]))  # the first sample is ignored
+
+    report = cs.rank_report(cs.Problem(model, nn.CrossEntropyLoss(), data))
+
+    assert report.ggn.rank == report.ggn.certified == 8
+    assert report.predicted["ggn"].claim == "at_most"
+    assert report.agrees
+
+
+def test_gradients_that_sum_to_zero_have_formulas_of_their_own(generator):
+    layers = [nn.Linear(6, 4), nn.Linear(4, 3)]
+    model = nn.Sequential(*layers).double()
+    X = torch.randint(-3, 4, (16, 6), generator=generator).double()
+    Y = torch.randint(-3, 4, (16, 3), generator=generator).double()
+    with torch.no_grad():
+        for layer in layers:
+            layer.weight.copy_(torch.randint(-3, 4, layer.weight.shape))
+            layer.bias.copy_(torch.randint(-2, 3, layer.bias.shape))
+        layers[-1].bias -= (model(X) - Y).mean(0)  # sixteenths: exact
+
+    report = cs.rank_report(cs.Problem(model, "half_squared_error", (X, Y)))
+
+    assert report.facts["balanced"]
+    assert report.agrees
+    assert {r.verdict for r in report.measured.values()} == {"certified"}
