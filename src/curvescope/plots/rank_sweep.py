@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -105,7 +106,8 @@ def plot_rank_sweep(
         label = x_label or _x_label(result)
         axes.set_xlabel(label)
         axes.set_ylabel("rank / number of parameters" if normalise else "rank")
-        default = "Ranks, measured and predicted"
+        words = f"Ranks: {result.of.description}" if result.of.num_params else "Ranks"
+        default = textwrap.fill(words, width=int(9.0 * size[0]))
         set_title(axes, title, default)
         _legend(figure, axes, meanings, size)
     return figure
