@@ -20,6 +20,7 @@ from curvescope.plots.rank_report import plot_rank_report
 from curvescope.plots.rank_sweep import plot_rank_sweep
 from curvescope.plots.singular_values import plot_singular_values
 from curvescope.plots.spectrum_comparison import plot_spectrum_comparison
+from curvescope.plots.training import plot_training
 
 __all__ = [
     "can_plot",
@@ -40,6 +41,7 @@ __all__ = [
     "plot_rank_sweep",
     "plot_singular_values",
     "plot_spectrum_comparison",
+    "plot_training",
     "save_figure",
     "to_svg",
 ]

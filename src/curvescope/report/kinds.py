@@ -4,17 +4,20 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from curvescope.report import ranks
+from curvescope.report import dimensions, ranks
 from curvescope.report.formatting import number
 from curvescope.results import (
     BlockPicture,
     CorrelationTable,
+    DimensionMap,
+    DimensionSweep,
     EffectiveDimension,
     Eigenpairs,
     Homogeneity,
     LayerTable,
     LossSurface,
     MeasureComparison,
+    PerturbedClassifiers,
     PosteriorContraction,
     RandomFeaturesCurve,
     RankEstimate,
@@ -23,6 +26,8 @@ from curvescope.results import (
     Result,
     SpectralDensity,
     SpectrumComparison,
+    SurfaceComparison,
+    TrainingResult,
     VectorEstimate,
 )
 
@@ -282,6 +287,53 @@ _KINDS: dict[type[Result], Kind] = {
             f"Bars are {100 * r.confidence:g} % intervals of a bootstrap of "
             f"{r.num_resamples} samples. They tell how much the choice of points "
             "matters, not whether a measure is the cause."
+        ),
+    ),
+    TrainingResult: Kind(
+        title=lambda r: f"Training of {r.of.description.split(',')[0]}",
+        reading=lambda r: (
+            "Both losses are measured at the weights of that moment, in eval mode and on "
+            "data that are not augmented, without weight decay."
+            + (" The band reaches over all networks." if r.many else "")
+        ),
+        sureness=lambda r: (
+            f"{len(r.seeds)} network(s); the same seed gives the same curve. Each loss "
+            "is over all data, exact up to rounding."
+        ),
+        show_table=False,
+    ),
+    DimensionSweep: Kind(
+        title=lambda r: f"Losses and effective dimension against {r.axis}",
+        reading=lambda _: dimensions.SWEEP_READING,
+        sureness=dimensions.sureness,
+    ),
+    DimensionMap: Kind(
+        title=lambda _: "Losses and effective dimension over widths and depths",
+        reading=dimensions.map_reading,
+        sureness=dimensions.sureness,
+    ),
+    PerturbedClassifiers: Kind(
+        title=lambda _: "What steps do to the decision boundary",
+        reading=lambda _: (
+            "Colours are how much the predicted probability changes; the solid line is the "
+            "boundary after the step, the dashed one that before it. Each row goes along "
+            "one random direction; the last row is the control."
+        ),
+        sureness=lambda r: (
+            "The classifiers are exact; a direction is one draw. Losses and labels are "
+            f"those of {len(r.labels)} training points."
+        ),
+    ),
+    SurfaceComparison: Kind(
+        title=lambda _: "The loss on planes, in one scale",
+        reading=lambda _: (
+            "Each plane is spanned by two random directions inside the span that its title "
+            "names; axes are true lengths in parameter space, colours the same everywhere. "
+            "A plane of one colour is one on which the loss hardly changes."
+        ),
+        sureness=lambda _: (
+            "Every point is the loss over all data, exact up to rounding in the precision "
+            "it was computed in."
         ),
     ),
     VectorEstimate: Kind(
