@@ -92,10 +92,10 @@ class Cost:
         peak = (
             "" if not self.peak_memory else f", peak {self.peak_memory / 2**30:.2g} GiB"
         )
-        return (
-            f"{self.num_matvecs} matrix products"
-            f"{passes if self.num_data_passes else ''}, {self.seconds:.3g} s{peak}"
-        )
+        work = f"{self.num_matvecs} matrix products{passes if self.num_data_passes else ''}"
+        if self.num_data_passes and not self.num_matvecs:  # such as a training
+            work = f"{self.num_data_passes} passes over the data"
+        return f"{work}, {self.seconds:.3g} s{peak}"
 
 
 @dataclass(frozen=True, kw_only=True)
