@@ -9,6 +9,11 @@ from curvescope._core.checks import message
 from curvescope.plots.block_picture import block_picture_size, plot_block_picture
 from curvescope.plots.contraction import contraction_size, plot_contraction
 from curvescope.plots.density import plot_density
+from curvescope.plots.dimension_map import dimension_map_size, plot_dimension_map
+from curvescope.plots.dimension_sweep import (
+    dimension_sweep_size,
+    plot_dimension_sweep,
+)
 from curvescope.plots.effective_dimension import plot_effective_dimension
 from curvescope.plots.eigenvalues import plot_eigenvalues
 from curvescope.plots.homogeneity import homogeneity_size, plot_homogeneity
@@ -28,16 +33,26 @@ from curvescope.plots.rank_report import plot_rank_report, rank_report_size
 from curvescope.plots.rank_sweep import plot_rank_sweep
 from curvescope.plots.singular_values import plot_singular_values
 from curvescope.plots.spectrum_comparison import plot_spectrum_comparison
+from curvescope.plots.spirals import (
+    classifiers_size,
+    plot_classifiers,
+    plot_surface_comparison,
+    surface_comparison_size,
+)
 from curvescope.plots.style import WIDE, is_narrow
+from curvescope.plots.training import plot_training, training_size
 from curvescope.results import (
     BlockPicture,
     CorrelationTable,
+    DimensionMap,
+    DimensionSweep,
     EffectiveDimension,
     Eigenpairs,
     Homogeneity,
     LayerTable,
     LossSurface,
     MeasureComparison,
+    PerturbedClassifiers,
     PosteriorContraction,
     RandomFeaturesCurve,
     RankEstimate,
@@ -46,6 +61,8 @@ from curvescope.results import (
     Result,
     SpectralDensity,
     SpectrumComparison,
+    SurfaceComparison,
+    TrainingResult,
 )
 
 if TYPE_CHECKING:
@@ -63,19 +80,29 @@ _DRAW: dict[type[Result], Callable[..., Any]] = {
     BlockPicture: plot_block_picture,
     LossSurface: plot_loss_surface,
     Homogeneity: plot_homogeneity,
+    DimensionSweep: plot_dimension_sweep,
+    DimensionMap: plot_dimension_map,
+    PerturbedClassifiers: plot_classifiers,
+    SurfaceComparison: plot_surface_comparison,
     RandomFeaturesCurve: plot_random_features,
     PosteriorContraction: plot_contraction,
     MeasureComparison: plot_measures,
     CorrelationTable: plot_correlations,
+    TrainingResult: plot_training,
 }
 _SIZES: dict[type[Result], Callable[[Any, float], tuple[float, float]]] = {
     LayerTable: lambda table, width: layer_size(len(table.layers), width),
     LossSurface: loss_surface_size,
     Homogeneity: homogeneity_size,
+    DimensionSweep: dimension_sweep_size,
+    DimensionMap: dimension_map_size,
+    PerturbedClassifiers: classifiers_size,
+    SurfaceComparison: surface_comparison_size,
     RandomFeaturesCurve: random_features_size,
     PosteriorContraction: contraction_size,
     MeasureComparison: measures_size,
     CorrelationTable: correlations_size,
+    TrainingResult: training_size,
     RankReport: lambda _, width: rank_report_size(width),
     RankSweep: lambda _, width: _with_legend(width),
     SpectrumComparison: lambda _, width: _with_legend(width),

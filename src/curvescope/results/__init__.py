@@ -17,6 +17,7 @@ from curvescope.results.bayes import (
     RegularisationScale,
 )
 from curvescope.results.contraction import PosteriorContraction
+from curvescope.results.dimension_sweep import DimensionMap, DimensionSweep
 from curvescope.results.kinds import (
     EffectiveDimension,
     Eigenpairs,
@@ -41,12 +42,15 @@ from curvescope.results.ranks import (
     RankSweep,
     SpectrumComparison,
 )
+from curvescope.results.spirals import PerturbedClassifiers, SurfaceComparison
 from curvescope.results.training import TrainingResult
 
 __all__ = [
     "BlockPicture",
     "CorrelationTable",
     "Cost",
+    "DimensionMap",
+    "DimensionSweep",
     "EffectiveDimension",
     "Eigenpairs",
     "Estimate",
@@ -63,6 +67,7 @@ __all__ = [
     "LossSurface",
     "MeasureComparison",
     "ParamSlice",
+    "PerturbedClassifiers",
     "PosteriorContraction",
     "Predictive",
     "Provenance",
@@ -75,6 +80,7 @@ __all__ = [
     "Result",
     "SpectralDensity",
     "SpectrumComparison",
+    "SurfaceComparison",
     "TrainingResult",
     "VectorEstimate",
     "load",
