@@ -2,11 +2,17 @@
 
 from curvescope._core.checks import one_of
 from curvescope.experiments import (
+    double_descent,
+    generalisation_measures,
+    homogeneity,
+    loss_surface,
     posterior_contraction,
     random_features,
     rank_spectra,
     rank_sweep,
     rank_training,
+    two_spirals,
+    width_depth,
 )
 from curvescope.experiments.base import Experiment
 
@@ -15,7 +21,13 @@ _ROWS: tuple[Experiment, ...] = (
     rank_training.EXPERIMENT,
     rank_spectra.EXPERIMENT,
     random_features.EXPERIMENT,
+    double_descent.EXPERIMENT,
+    width_depth.EXPERIMENT,
+    two_spirals.EXPERIMENT,
+    loss_surface.EXPERIMENT,
+    homogeneity.EXPERIMENT,
     posterior_contraction.EXPERIMENT,
+    generalisation_measures.EXPERIMENT,
 )
 _REGISTRY = {row.name: row for row in _ROWS}
 
