@@ -124,11 +124,11 @@ class BCEWithLogits(AbstractLoss):
             raise ValueError(message("targets", "lie in [0, 1]", got))
 
     def _curvature(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        s = torch.sigmoid(outputs.detach())
-        factor = s * (1 - s)
+        # sigmoid(-f), since 1 - sigmoid(f) has no digits where that is near 1.
+        factor = torch.sigmoid(outputs.detach()) * torch.sigmoid(-outputs.detach())
         if self.pos_weight is not None:
-            factor = factor * (1 + (self.pos_weight.to(s) - 1) * targets)
-        return factor if self.weight is None else factor * self.weight.to(s)
+            factor = factor * (1 + (self.pos_weight.to(factor) - 1) * targets)
+        return factor if self.weight is None else factor * self.weight.to(factor)
 
     def correct(self, outputs: Tensor, targets: Any) -> tuple[int, int] | None:
         """Count the elements on the right side of one half."""
@@ -148,14 +148,8 @@ class BCEWithLogits(AbstractLoss):
         return lambda U: factor * U
 
     def output_factor(self, outputs: Tensor, targets: Any) -> Tensor | None:
-        """Return the diagonal ``sqrt(w s (1 - s))``, by forms that do not cancel."""
-        p, q = torch.sigmoid(outputs.detach()), torch.sigmoid(-outputs.detach())
-        factor = p * q
-        if self.pos_weight is not None:
-            factor = factor * (1 + (self.pos_weight.to(p) - 1) * targets)
-        if self.weight is not None:
-            factor = factor * self.weight.to(p)
-        return torch.diag_embed(factor.sqrt())
+        """Return the diagonal ``sqrt(w s (1 - s))``."""
+        return torch.diag_embed(self._curvature(outputs, targets).sqrt())
 
     def sampled_gradients(
         self, outputs: Tensor, targets: Any, *, num: int, generator: torch.Generator
@@ -170,7 +164,8 @@ class BCEWithLogits(AbstractLoss):
             dtype=torch.float64,
         ).to(s.device)
         drawn = (uniform < s).to(s)
-        variance = (s * (1 - s)).clamp_min(torch.finfo(s.dtype).tiny)
+        variance = s * torch.sigmoid(-outputs.detach())
+        variance = variance.clamp_min(torch.finfo(s.dtype).tiny)
         mass = self._curvature(outputs, targets) / variance
         return mass.sqrt() * (s - drawn)
 

@@ -14,6 +14,8 @@ from curvescope.autodiff.layout import Layout
 from curvescope.losses.base import AbstractLoss
 from curvescope.problem.batches import Batch
 
+_ROUNDINGS = 100.0
+
 
 class _Evaluates(Protocol):
     """The part of a problem that the checks need."""
@@ -143,10 +145,12 @@ def check_first_batch(problem: _Evaluates, batch: Batch, *, additive: bool) -> N
         )
     tolerance = math.sqrt(torch.finfo(problem.dtype).eps)
     scale = max(abs(total), torch.finfo(problem.dtype).tiny)
+    # Of a perfect fit the loss itself is rounding: what the outputs' rounding makes of it.
+    noise = _rounding_of(problem, batch, outputs)
     again, _, repeated = _total(problem, batch)
     spread = float((outputs - repeated).abs().max()) if outputs.numel() else 0.0
     size = float(outputs.abs().max()) if outputs.numel() else 0.0
-    if abs(again - total) > tolerance * scale or spread > tolerance * size:
+    if abs(again - total) > tolerance * scale + noise or spread > tolerance * size:
         got = f"{total!r}, then {again!r} on the same batch"
         remedy = "Remove what draws random numbers in eval mode."
         raise ValueError(message("model", "be deterministic", got, remedy))
@@ -157,7 +161,7 @@ def check_first_batch(problem: _Evaluates, batch: Batch, *, additive: bool) -> N
     parts = [_total(problem, half) for half in halves]
     sum_total, sum_denominator = parts[0][0] + parts[1][0], parts[0][1] + parts[1][1]
     magnitude = max(scale, abs(parts[0][0]), abs(parts[1][0]))
-    off = abs(sum_total - total) > 10 * tolerance * magnitude
+    off = abs(sum_total - total) > 10 * tolerance * magnitude + noise
     if off or not math.isclose(sum_denominator, denominator, rel_tol=1e-6):
         got = f"{total:.6g} on a batch, but {sum_total:.6g} on its two halves"
         remedy = (
@@ -166,6 +170,18 @@ def check_first_batch(problem: _Evaluates, batch: Batch, *, additive: bool) -> N
             "wrong, state it with `cs.Loss(fn, reduction=..., denominator=...)`."
         )
         raise ValueError(message("loss", "add up over samples", got, remedy))
+
+
+def _rounding_of(problem: _Evaluates, batch: Batch, outputs: Tensor) -> float:
+    """Return how far the loss moves if all outputs move by some roundings."""
+    if not outputs.numel() or not outputs.is_floating_point():
+        return 0.0
+    eps = torch.finfo(outputs.dtype).eps
+    moved = outputs + _ROUNDINGS * eps * float(outputs.abs().max())
+    with torch.no_grad():
+        there = float(problem.loss.total(moved, batch.targets))
+        here = float(problem.loss.total(outputs, batch.targets))
+    return abs(there - here) if math.isfinite(there) else 0.0
 
 
 def check_evaluation(total: float, denominator: float) -> None:

@@ -413,3 +413,13 @@ def test_the_fingerprint_knows(what):
 
     assert plain == Problem(net(), "cross_entropy", (X, Y)).refresh()
     assert FINGERPRINTS[what]().refresh() != plain
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_perfect_fit_whose_loss_is_rounding_is_no_coupled_loss(seed):
+    torch.manual_seed(seed)
+    model = nn.Sequential(nn.Linear(6, 5), nn.Linear(5, 3)).double()
+    X = torch.randn(31, 6).double()
+    Y = torch.cat([model(x[None]).detach() for x in X])  # equal up to rounding
+
+    assert Problem(model, "mse", (X, Y)).evaluate().loss < 1e-28
