@@ -74,7 +74,12 @@ def point_of(
     config: Any, *, model: str, init_channels: int, depth: int | None, seed: int
 ) -> ConvPoint:
     """Return the point of a configuration whose preset is filled in."""
-    own: dict[str, Any] = {"model": model, "init_channels": init_channels, "depth": depth, "seed": seed}
+    own: dict[str, Any] = {
+        "model": model,
+        "init_channels": init_channels,
+        "depth": depth,
+        "seed": seed,
+    }
     names = {field.name for field in dataclasses.fields(ConvPoint)} - set(own)
     return ConvPoint(**own, **{name: getattr(config, name) for name in names})
 

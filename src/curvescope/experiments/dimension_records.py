@@ -64,6 +64,8 @@ def middle(z: Sequence[float]) -> float:
 
 def with_peaks(sweep: DimensionSweep) -> DimensionSweep:
     """Note where test loss and effective dimension are largest, and what that is worth."""
+    if len(sweep.places) < 3:
+        return sweep
     peaks = ", ".join(f"{sweep.peak(DIMENSION, z=z)} (z = {z:g})" for z in sweep.z)
     where = sweep.peak("test_loss")
     means = sweep.values("train_loss").nanmean(dim=1)

@@ -33,7 +33,7 @@ from curvescope.experiments.small_nets import NetPoint
 from curvescope.experiments.sweep import run_points
 from curvescope.results import Cost, DimensionSweep, Result
 
-_VERSION = 1
+_VERSION = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,8 +43,9 @@ class DoubleDescent:
     PRESETS: ClassVar[dict[str, dict[str, Any]]] = {
         "small": {
             "data": "digits",
-            "widths": (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 48, 64),
-            "seeds": 3,
+            # Evenly spaced by their logarithms.
+            "widths": (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64),
+            "seeds": 8,
             "epochs": 2500,
             "num_samples": 200,
             "label_noise": 0.2,
@@ -69,11 +70,12 @@ class DoubleDescent:
     widths: tuple[int, ...] | None = None
     """Neurons of the hidden layer, or channels of the first group, such as 1,2,4."""
     seeds: int | None = None
-    """Networks at every width."""
+    """Networks at every width, each with its own weights and data."""
     epochs: int | None = None
     """Passes over the data; all samples at once (small), or batches of 128 (paper)."""
     num_samples: int | None = None
-    """The first so many training images; all of them in the published setting."""
+    """Training images, drawn at random for each network (small); the first so many, or
+    all of them (paper)."""
     label_noise: float | None = None
     """Part of the training labels that are drawn anew at random; small only."""
     z: tuple[float, ...] | None = None

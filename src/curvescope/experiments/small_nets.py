@@ -6,6 +6,7 @@ GGN, whose spectrum is exact. Its unit is that of the mean loss.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -20,13 +21,14 @@ from curvescope.experiments.base import Plan, PlannedRuns
 from curvescope.linalg import effective_dimension
 from curvescope.models import build
 from curvescope.problem import Problem
-from curvescope.training import train_many
+from curvescope.training import PerModel, train_many
 
 Images = Literal["digits", "mnist", "fashion-mnist", "cifar10", "cifar100", "svhn"]
 IMAGES: tuple[str, ...] = get_args(Images)
 LEARNING_RATE = 0.01
 # Streams of one seed.
-_WEIGHTS, _LABELS = 0, 1
+_WEIGHTS, _DATA = 0, 1
+_MOST_TEST = 2000
 # Multiplications a second of one core: in training, and in a dense decomposition.
 _TRAINING_RATE, _DENSE_RATE = 2e9, 8e9
 # What a step costs however small the networks are.
@@ -35,16 +37,16 @@ _STEP_SECONDS = 0.0025
 
 @dataclass(frozen=True, kw_only=True)
 class NetPoint:
-    """Networks of one shape that differ in their seed, and their data."""
+    """Networks of one shape, each with weights and data of its own."""
 
     data: str
     """Images."""
     data_root: Path | None
     """The folder that holds one folder a data set."""
     num_samples: int
-    """The first so many training images."""
+    """Training images of each network, drawn at random."""
     label_noise: float
-    """Part of the labels that are drawn anew at random."""
+    """Part of their labels that are drawn anew at random."""
     hidden: tuple[int, ...]
     """Widths of the hidden layers."""
     seeds: int
@@ -82,13 +84,12 @@ def measure_nets(point: NetPoint) -> dict[str, Any]:
         >>> [record["num_params"] for record in measure_nets(point)["records"]]
         [160]
     """
-    train_data = noisy_images(point)
-    test_data = _load(point, "test").tensors()
+    sets = [noisy_images(point, seed) for seed in range(point.seeds)]
     models = [
         build(
             "mlp",
             generator=_stream(seed, _WEIGHTS),
-            in_features=train_data[0][0].numel(),
+            in_features=sets[0][0][0][0].numel(),
             hidden=point.hidden,
             num_classes=num_classes(point),
             activation="relu",
@@ -98,18 +99,18 @@ def measure_nets(point: NetPoint) -> dict[str, Any]:
     trained = train_many(
         models,
         "cross_entropy",
-        train_data,
+        PerModel(train for train, _ in sets),
         epochs=point.epochs,
         learning_rate=LEARNING_RATE,
         optimizer="adam",
         schedule="published",
-        test_data=test_data,
+        test_data=PerModel(test for _, test in sets),
         evaluate_every=point.epochs,
     )
     records = []
     for seed, model in enumerate(models):
         curve = trained.of_network(seed)
-        spectrum = ggn_spectrum(Problem(model, "cross_entropy", train_data))
+        spectrum = ggn_spectrum(Problem(model, "cross_entropy", sets[seed][0]))
         found = effective_dimension(spectrum, z=list(point.z))
         records.append(
             {
@@ -123,24 +124,30 @@ def measure_nets(point: NetPoint) -> dict[str, Any]:
                 "effective_dimension": found.values.tolist(),
             }
         )
-    return {"records": records, "num_samples": len(train_data[1]), "num_matvecs": 0}
+    return {"records": records, "num_samples": point.num_samples, "num_matvecs": 0}
 
 
-def noisy_images(point: NetPoint) -> tuple[Tensor, Tensor]:
-    """Return the training images, and labels of which a part was drawn anew.
+def noisy_images(
+    point: NetPoint, seed: int
+) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """Draw one network's training images, of which a part is mislabelled, and test images.
 
-    So many labels as the part says, at places drawn without repetition, are replaced by
-    labels that are drawn uniformly: a tenth of ten classes' stay what they were.
+    Both are drawn without repetition from the set's training split. So many training
+    labels as the point says are replaced by labels that are drawn uniformly, so that of
+    ten classes a tenth of these stay what they were; test labels are the true ones.
 
     Returns:
-        Images and labels.
+        Images and labels for training, and at most 2,000 others for the test.
     """
-    images, labels = _load(point, "train").tensors()
-    draw = _stream(0, _LABELS)
-    count = round(point.label_noise * len(labels))
-    chosen = torch.randperm(len(labels), generator=draw)[:count]
-    labels[chosen] = torch.randint(num_classes(point), (count,), generator=draw)
-    return images, labels
+    images, labels = _load(point).tensors()
+    draw = _stream(seed, _DATA)
+    order = torch.randperm(len(labels), generator=draw)
+    chosen, others = order[: point.num_samples], order[point.num_samples :][:_MOST_TEST]
+    noisy = labels[chosen]
+    count = round(point.label_noise * point.num_samples)
+    places = torch.randperm(point.num_samples, generator=draw)[:count]
+    noisy[places] = torch.randint(num_classes(point), (count,), generator=draw)
+    return (images[chosen], noisy), (images[others], labels[others])
 
 
 def check_point(point: NetPoint) -> None:
@@ -159,7 +166,10 @@ def check_point(point: NetPoint) -> None:
     positive_int("seeds", point.seeds)
     positive_int("epochs", point.epochs)
     check_z(point.z)
-    _load(point, "test")
+    size = len(_load(point))
+    if point.num_samples >= size:
+        contract = f"be below {size}, to leave images for the test"
+        raise ValueError(message("num_samples", contract, point.num_samples))
 
 
 def check_z(z: tuple[float, ...] | None) -> None:
@@ -229,9 +239,13 @@ def num_classes(point: NetPoint) -> int:
     return 100 if point.data == "cifar100" else 10
 
 
-def _load(point: NetPoint, split: str) -> Any:
-    num = point.num_samples if split == "train" else None
-    return datasets.load(point.data, root=point.data_root, split=split, num_samples=num)
+@lru_cache(maxsize=2)
+def _images(name: str, root: Path | None) -> Any:
+    return datasets.load(name, root=root, split="train")
+
+
+def _load(point: NetPoint) -> Any:
+    return _images(point.data, point.data_root)
 
 
 def _stream(seed: int, purpose: int) -> torch.Generator:

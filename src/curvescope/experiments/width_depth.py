@@ -33,7 +33,7 @@ from curvescope.experiments.small_nets import NetPoint
 from curvescope.experiments.sweep import run_points
 from curvescope.results import Cost, DimensionMap, Result
 
-_VERSION = 1
+_VERSION = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +45,7 @@ class WidthDepth:
             "data": "digits",
             "widths": (3, 4, 6, 8, 12, 16, 32),
             "depths": (1, 2, 3, 4),
-            "seeds": 3,
+            "seeds": 5,
             "epochs": 2500,
             "num_samples": 200,
             "label_noise": 0.2,
@@ -73,11 +73,12 @@ class WidthDepth:
     depths: tuple[int, ...] | None = None
     """Hidden layers, or blocks after the first, such as 1,2,3."""
     seeds: int | None = None
-    """Networks at every width and depth."""
+    """Networks at every width and depth, each with its own weights and data."""
     epochs: int | None = None
     """Passes over the data; all samples at once (small), or batches of 128 (paper)."""
     num_samples: int | None = None
-    """The first so many training images; all of them in the published setting."""
+    """Training images, drawn at random for each network (small); the first so many, or
+    all of them (paper)."""
     label_noise: float | None = None
     """Part of the training labels that are drawn anew at random; small only."""
     z: tuple[float, ...] | None = None

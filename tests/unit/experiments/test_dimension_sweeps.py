@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from curvescope.data import load
 from curvescope.experiments import experiment, small_nets, spiral_nets
 from curvescope.experiments.base import filled
 from curvescope.experiments.conv_nets import build_conv
@@ -24,7 +25,7 @@ TOY = {"seeds": 2, "epochs": 15, "num_samples": 24, "jobs": 1, "label_noise": 0.
 
 def by_hand(point, seed):
     """Train one network with plain torch; return losses and GGN eigenvalues."""
-    X, y = small_nets.noisy_images(point)
+    (X, y), _ = small_nets.noisy_images(point, seed)
     model = build(
         "mlp",
         generator=torch.Generator().manual_seed(2 * seed),
@@ -74,14 +75,20 @@ def test_label_noise_changes_the_part_that_was_asked_for_and_no_image():
         filled(DoubleDescent(label_noise=0.0, num_samples=400)), hidden=(1,)
     )
     noisy = dataclasses.replace(clean, label_noise=0.5)
-    X, y = small_nets.noisy_images(clean)
-    X_noisy, y_noisy = small_nets.noisy_images(noisy)
+    (X, y), (X_test, y_test) = small_nets.noisy_images(clean, 3)
+    (X_noisy, y_noisy), _ = small_nets.noisy_images(noisy, 3)
 
     assert torch.equal(X, X_noisy)
     changed = int((y != y_noisy).sum())
     # 200 labels drawn anew, of which a tenth stays; four standard deviations around it.
     assert abs(changed - 180) <= 4 * np.sqrt(200 * 0.1 * 0.9)
-    assert torch.equal(y, small_nets.noisy_images(clean)[1])
+    # Together they are the training split, each image once, with its own label.
+    both = torch.cat([X, X_test]).flatten(1)
+    images, labels = load("digits").tensors()
+    pixels = torch.cat([images.flatten(1), labels[:, None]], dim=1)
+    found = torch.cat([both, torch.cat([y, y_test])[:, None]], dim=1)
+    assert sorted(map(tuple, found.tolist())) == sorted(map(tuple, pixels.tolist()))
+    assert not torch.equal(X, small_nets.noisy_images(clean, 4)[0][0])
 
 
 @pytest.mark.parametrize("name", ["double-descent", "width-depth", "two-spirals"])
@@ -226,6 +233,7 @@ def test_one_network_on_the_spirals_gives_steps_surfaces_and_boundaries(tmp_path
         ("double-descent", {"widths": (2, 2)}, "`widths` must have no repetition"),
         ("double-descent", {"label_noise": 1.5}, "`label_noise` must be from 0 to 1"),
         ("double-descent", {"z": (0.1, 0.01)}, "`z` must ascend"),
+        ("double-descent", {"num_samples": 1500}, "`num_samples` must be below 1500"),
         ("double-descent", {"z": ()}, "`z` must hold at least one number"),
         (
             "double-descent",
