@@ -81,16 +81,10 @@ def rank_correlation(
     value, low, high = float("nan"), float("nan"), float("nan")
     if len(a) >= 3:
         value = spearman(a, b)
-        members = [np.flatnonzero(labels == label) for label in np.unique(labels)]
-        generator = np.random.default_rng(seed)
-        drawn = []
-        for _ in range(num_resamples):
-            chosen = generator.integers(len(members), size=len(members))
-            index = np.concatenate([members[i] for i in chosen])
-            drawn.append(spearman(a[index], b[index]))
+        drawn = _bootstrap(a, b, labels, num_resamples, seed)
         tail = (1.0 - CONFIDENCE) / 2.0
-        finite = [rho for rho in drawn if np.isfinite(rho)]
-        if finite:
+        finite = drawn[np.isfinite(drawn)]
+        if len(finite):
             low, high = (float(q) for q in np.quantile(finite, [tail, 1.0 - tail]))
     return RankCorrelation(
         measure=measure,
@@ -100,6 +94,33 @@ def rank_correlation(
         low=low,
         high=high,
     )
+
+
+def _bootstrap(
+    a: np.ndarray, b: np.ndarray, labels: np.ndarray, num_resamples: int, seed: int
+) -> np.ndarray:
+    """Return the correlation of each resample; NaN where one has no spread."""
+    generator = np.random.default_rng(seed)
+    _, members = np.unique(labels, return_inverse=True)
+    num_groups = int(members.max()) + 1
+    chosen = generator.integers(num_groups, size=(num_resamples, num_groups))
+    counts = np.stack([np.bincount(row, minlength=num_groups) for row in chosen])
+    # A resample is how often each point is in it; its ranks follow from these numbers.
+    times = counts[:, members].astype(float)
+    x, y = _ranks_within(a, times), _ranks_within(b, times)
+    size = np.sqrt((times * x * x).sum(axis=1) * (times * y * y).sum(axis=1))
+    size[size == 0.0] = np.nan
+    return np.asarray((times * x * y).sum(axis=1) / size)
+
+
+def _ranks_within(values: np.ndarray, times: np.ndarray) -> np.ndarray:
+    """Return each point's centred rank in every resample, shape as ``times``."""
+    below = (values[None, :] < values[:, None]) + 0.5 * (
+        values[None] == values[:, None]
+    )
+    ranks = times @ below.T
+    mean = (times * ranks).sum(axis=1) / times.sum(axis=1)
+    return np.asarray(ranks - mean[:, None])
 
 
 def correlate(
@@ -113,7 +134,7 @@ def correlate(
             group.
 
     Returns:
-        The table, measures in their order, for the chosen points first.
+        The table, measures in their order, for each of the comparison's parts.
 
     Example:
         >>> points = tuple({"x": i, "y": -i} for i in range(9))
@@ -123,12 +144,8 @@ def correlate(
         >>> table.correlations[0].rank_correlation
         -1.0
     """
-    chosen = [record for record in comparison.records if comparison.is_chosen(record)]
-    parts = {comparison.chosen_words: chosen}
-    if comparison.chosen is not None:
-        parts["all"] = list(comparison.records)
     found: list[RankCorrelation] = []
-    for among, records in parts.items():
+    for among, records in comparison.parts().items():
         labels = [tuple(record[field] for field in groups) for record in records]
         found += [
             rank_correlation(

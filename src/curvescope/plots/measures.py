@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from curvescope.plots.axes import magnitude_axis
+from curvescope.plots.axes import magnitude_axis, tick_labels
 from curvescope.plots.style import (
     PALETTE,
     WIDE,
@@ -105,7 +105,7 @@ def _scatter(axes: Axes, result: MeasureComparison, measure: str) -> None:
     x, y = _values(result, measure), _values(result, result.target)
     chosen = np.array([result.is_chosen(record) for record in result.records])
     if _is_wide(x):
-        magnitude_axis(axes, "x", x, most=4)
+        _few_ticks(axes, x)
     if not chosen.all():
         axes.scatter(
             x[~chosen],
@@ -114,17 +114,45 @@ def _scatter(axes: Axes, result: MeasureComparison, measure: str) -> None:
             facecolors="none",
             edgecolors=PALETTE["muted"],
             linewidths=0.7,
-            label="others",
+            label="not compared",
         )
-    axes.scatter(
-        x[chosen],
-        y[chosen],
-        s=20,
-        color=PALETTE["blue"],
-        alpha=0.75,
-        linewidths=0,
-        label=f"compared: {result.chosen_words}",
-    )
+    parts = result.parts()
+    # Strata are the chosen records once more, each for itself.
+    shown = list(parts)[1:] if result.strata else list(parts)[:1]
+    for index, words in enumerate(shown):
+        # The first colour is that of all together, as in the table of correlations.
+        color, marker = _GROUPS[(index + bool(result.strata)) % len(_GROUPS)]
+        members = {id(record) for record in parts[words]}
+        own = np.array([id(record) in members for record in result.records])
+        axes.scatter(
+            x[own],
+            y[own],
+            s=18,
+            color=PALETTE[color],
+            marker=marker,
+            alpha=0.75,
+            linewidths=0,
+            label=words if result.strata else f"compared: {words}",
+        )
+
+
+def _few_ticks(axes: Axes, x: np.ndarray) -> None:
+    """Make the axis logarithmic, with two or three labels that a small panel holds."""
+    from matplotlib.ticker import NullLocator
+
+    finite = x[np.isfinite(x)]
+    low, high = float(finite.min()), float(finite.max())
+    room = (high / low) ** 0.06
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    for mantissas in ((1.0,), (1.0, 3.0), (1.0, 2.0, 5.0)):
+        ticks = [m * 10.0**d for d in decades for m in mantissas]
+        ticks = [tick for tick in ticks if low / room <= tick <= high * room]
+        if len(ticks) >= 2:
+            break
+    ticks = ticks[:: math.ceil(len(ticks) / 3)]
+    axes.set(xscale="log", xlim=(low / room, high * room))
+    axes.set_xticks(ticks, labels=tick_labels(ticks))
+    axes.xaxis.set_minor_locator(NullLocator())
 
 
 def _values(result: MeasureComparison, field: str) -> np.ndarray:
@@ -142,15 +170,17 @@ def _is_wide(values: np.ndarray) -> bool:
 def _correlation_text(
     result: MeasureComparison, measure: str, table: CorrelationTable | None
 ) -> str:
-    for row in () if table is None else table.correlations:
-        if (row.measure, row.among) == (result.called(measure), result.chosen_words):
-            if math.isnan(row.rank_correlation):
-                return ""
-            text = (
-                f"\u03c1 = {row.rank_correlation:.2f} ({row.low:.2f} to {row.high:.2f})"
-            )
-            return text.replace("-", "\u2212")
-    return ""
+    rows = () if table is None else table.correlations
+    own = {row.among: row for row in rows if row.measure == result.called(measure)}
+    first, *others = result.parts()
+    if first not in own or math.isnan(own[first].rank_correlation):
+        return ""
+    row = own[first]
+    text = f"\u03c1 = {row.rank_correlation:.2f} ({row.low:.2f} to {row.high:.2f})"
+    if result.strata and all(words in own for words in others):
+        apart = ", ".join(f"{own[words].rank_correlation:.2f}" for words in others)
+        text = f"\u03c1 = {apart}; mixed {row.rank_correlation:.2f}"
+    return text.replace("-", "\u2212")
 
 
 def plot_correlations(

@@ -20,6 +20,8 @@ class MeasureComparison(Result):
         chosen: The field that tells which records are compared, true or false; ``None``
             where all are.
         chosen_words: What these have in common, such as ``"train loss below 0.1"``.
+        strata: A field by whose values the chosen records are also compared apart: what
+            holds within each may fail, or turn round, among all.
     """
 
     target: str
@@ -28,6 +30,7 @@ class MeasureComparison(Result):
     words: Mapping[str, str]
     chosen: str | None = None
     chosen_words: str = "all"
+    strata: str | None = None
 
     def called(self, field: str) -> str:
         """Return what a field is called."""
@@ -36,6 +39,21 @@ class MeasureComparison(Result):
     def is_chosen(self, record: Mapping[str, Any]) -> bool:
         """Tell whether a record is among those that are compared."""
         return self.chosen is None or bool(record[self.chosen])
+
+    def parts(self) -> dict[str, list[Mapping[str, Any]]]:
+        """Return the records that are compared with each other, by what they share.
+
+        The chosen ones; then each stratum of them, or else all records.
+        """
+        chosen = [record for record in self.records if self.is_chosen(record)]
+        parts = {self.chosen_words: chosen}
+        if self.strata is not None:
+            for value in sorted({record[self.strata] for record in chosen}):
+                words = f"{self.called(self.strata)} {value:g}"
+                parts[words] = [r for r in chosen if r[self.strata] == value]
+        elif self.chosen is not None:
+            parts["all"] = list(self.records)
+        return parts
 
     def headline(self) -> str:
         """Return the result in one line."""

@@ -39,6 +39,24 @@ def test_the_interval_covers_about_as_often_as_it_says():
     assert 103 <= inside <= 120
 
 
+def test_the_interval_is_that_of_resamples_drawn_one_by_one():
+    """By SciPy, from the same groups."""
+    x = np.array([1.0, 2.0, 2.0, 4.0, 5.0, 6.0, 7.0, 3.0])
+    y = np.array([2.0, 1.0, 4.0, 3.0, 3.0, 7.0, 6.0, 5.0])
+    groups = np.array([0, 0, 1, 1, 2, 2, 3, 4])
+    found = rank_correlation("x", x, y, groups=list(groups), seed=7, num_resamples=50)
+
+    chosen = np.random.default_rng(7).integers(5, size=(50, 5))
+    values = []
+    for row in chosen:
+        index = np.concatenate([np.flatnonzero(groups == group) for group in row])
+        if np.ptp(x[index]) > 0.0 and np.ptp(y[index]) > 0.0:
+            values.append(stats.spearmanr(x[index], y[index])[0])
+    low, high = np.quantile(values, [0.025, 0.975])
+    assert found.low == pytest.approx(low, abs=1e-12)
+    assert found.high == pytest.approx(high, abs=1e-12)
+
+
 def test_copies_of_the_same_points_do_not_narrow_a_grouped_interval():
     generator = np.random.default_rng(1)
     x = generator.standard_normal(15)
