@@ -15,7 +15,7 @@ from curvescope.plots.style import (
     house_style,
     is_narrow,
     new_figure,
-    set_title,
+    set_figure_title,
 )
 from curvescope.results import DimensionSweep
 from curvescope.results.dimension_sweep import DIMENSION
@@ -37,6 +37,8 @@ _MARKS = (
 _WORDS = {"width": "width", "depth": "depth"}
 # An axis that spans more than this is logarithmic.
 _SPAN = 8.0
+# Marks of the peaks stand above each other, so that equal places stay apart.
+_ROW = 0.1
 
 
 def plot_dimension_sweep(
@@ -72,27 +74,25 @@ def plot_dimension_sweep(
     size = size or dimension_sweep_size(result, WIDE[0])
     with house_style():
         figure = new_figure(size)
-        left, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
+        left, below = figure.subplots(2, 1, sharex=True, height_ratios=(4, 3))
         right = left.twinx()
         _draw_losses(left, result)
         _draw_dimension(right, result)
         _draw_peaks(below, result)
         _shade(left, result, named=True)
         _shade(below, result, named=False)
-        _place_axis(below, result)
-        set_title(left, title, f"Losses and effective dimension against {result.axis}")
+        _place_axis(below, result, size[0])
+        text = f"Losses and effective dimension against {result.axis}"
+        text = text if title is None else title
+        if text:
+            set_figure_title(figure, text)
         narrow = is_narrow(size)
-        handles, labels = left.get_legend_handles_labels()
-        more, words = right.get_legend_handles_labels()
+        found = [axes.get_legend_handles_labels() for axes in (left, right, below)]
         figure.legend(
-            [*handles, *more],
-            [*labels, *words],
-            loc="outside upper left",
+            [handle for handles, _ in found for handle in handles],
+            [label for _, labels in found for label in labels],
+            loc="outside lower left",
             ncols=1 if narrow else 2,
-        )
-        low_handles, low_labels = below.get_legend_handles_labels()
-        figure.legend(
-            low_handles, low_labels, loc="outside lower left", ncols=2 if narrow else 3
         )
     return figure
 
@@ -101,8 +101,8 @@ def dimension_sweep_size(result: DimensionSweep, width: float) -> tuple[float, f
     """Return the size at which both panels can be read."""
     lines = len(result.z) + 2
     if is_narrow((width, 0.0)):
-        return (width, 6.2 + 0.1 * lines)
-    return (width, 6.0 + 0.07 * lines)
+        return (width, 6.2 + 0.2 * lines)
+    return (width, 6.2 + 0.08 * lines)
 
 
 def _draw_losses(axes: Axes, result: DimensionSweep) -> None:
@@ -158,7 +158,7 @@ def _draw_peaks(axes: Axes, result: DimensionSweep) -> None:
         if z == result.main_z:
             color, marker = "green", "D"
         curves.append((DIMENSION, z, f"N_eff, z = {z:.3g}", color, marker, "-"))
-    for name, at, label, color, marker, dashes in curves:
+    for row, (name, at, label, color, marker, dashes) in enumerate(curves):
         means = np.nanmean(array(result.values(name, z=at)), axis=1)
         largest = float(np.nanmax(means))
         share = means / largest if largest > 0 else means
@@ -171,15 +171,16 @@ def _draw_peaks(axes: Axes, result: DimensionSweep) -> None:
         )
         axes.plot(
             [result.peak(name, z=at)],
-            [1.0],
+            [1.08 + _ROW * row],
             color=PALETTE[color],
             marker=marker,
-            markersize=6,
+            markersize=5.5,
             linestyle=dashes,
-            label=f"{label}: {result.axis} {result.peak(name, z=at)}",
-            markeredgecolor=PALETTE["surface"],
+            label=f"{label}: largest at {result.peak(name, z=at)}",
+            markeredgewidth=0,
         )
-    axes.set_ylim(0.0, 1.12)
+    axes.set_ylim(0.0, 1.08 + _ROW * len(curves))
+    axes.set_yticks([0.0, 0.5, 1.0])
     axes.set_ylabel("part of the\nlargest mean")
 
 
@@ -219,7 +220,7 @@ def _is_wide(result: DimensionSweep) -> bool:
     return places[0] > 0 and places[-1] > _SPAN * places[0]
 
 
-def _place_axis(axes: Axes, result: DimensionSweep) -> None:
+def _place_axis(axes: Axes, result: DimensionSweep, inches: float) -> None:
     from matplotlib.ticker import NullLocator
 
     places = result.places
@@ -228,16 +229,16 @@ def _place_axis(axes: Axes, result: DimensionSweep) -> None:
         log_axis(axes, "x", low=float(edges[0]), high=float(edges[-1]))
     else:
         axes.set_xlim(float(edges[0]), float(edges[-1]))
-    ticks = _apart(places, logarithmic=_is_wide(result))
+    ticks = _apart(places, inches, logarithmic=_is_wide(result))
     axes.set_xticks(ticks, labels=[plain_label(tick) for tick in ticks])
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlabel(_WORDS.get(result.axis, result.axis))
 
 
-def _apart(places: tuple[int, ...], *, logarithmic: bool) -> list[int]:
+def _apart(places: tuple[int, ...], inches: float, *, logarithmic: bool) -> list[int]:
     """Return places whose labels do not touch, each at its own value."""
     x = np.log(places) if logarithmic else np.array(places, dtype=float)
-    least = float(x[-1] - x[0]) / 16.0
+    least = float(x[-1] - x[0]) / (2.4 * inches)
     kept: list[int] = []
     for index in range(len(places)):
         if all(abs(x[index] - x[other]) >= least for other in kept):

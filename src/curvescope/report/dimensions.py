@@ -10,7 +10,7 @@ _CLAIM = (
 
 SWEEP_READING = (
     f"Lines are means over the seeds. {_CLAIM}: the grey ground is where it is not. "
-    "Below, each curve is divided by its largest mean, and a mark is where that lies."
+    "Below, each curve is divided by its largest mean, and the mark above is where that lies."
 )
 
 

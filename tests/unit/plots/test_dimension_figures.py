@@ -155,9 +155,9 @@ def test_losses_and_dimension_are_drawn_on_their_own_axes():
         if not line.get_label().startswith("_")
     }
     assert marks == {
-        "test loss: width 4": [4],
-        "N_eff, z = 0.01: width 4": [4],
-        "N_eff, z = 0.1: width 4": [4],
+        "test loss: largest at 4": [4],
+        "N_eff, z = 0.01: largest at 4": [4],
+        "N_eff, z = 0.1: largest at 4": [4],
     }
 
 
