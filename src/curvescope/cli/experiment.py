@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,9 @@ def run_experiment(command: RunExperiment, words: list[str], out: Console) -> No
     )
     config, where = filled(chosen.experiment), chosen.run
     if where.dry_run:
-        row.check(config)
+        # A plan needs no data, but a wrong configuration has none.
+        with suppress(OSError):
+            row.check(config)
         out.print(plan_of(row, config), markup=False)
         return
     folder = where.out or _default_folder(row, config)

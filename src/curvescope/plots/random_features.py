@@ -71,8 +71,9 @@ def plot_random_features(
         curve = result.undetermined_dimension
         _draw(dimension, x, curve, "green", (0, (1.2, 1.2)), words)
         _regimes(errors, x, result.num_samples, narrow=is_narrow(size))
-        errors.set_ylim(bottom=0.0)
-        dimension.set_ylim(bottom=0.0)
+        for axes in (errors, dimension):
+            # The names of the regimes stand above the peak.
+            axes.set_ylim(0.0, 1.06 * axes.get_ylim()[1])
         dimension.grid(visible=False)
         dimension.spines["right"].set_visible(True)
         errors.set_xlabel("number of features d")

@@ -128,7 +128,7 @@ def test_an_interrupted_experiment_goes_on_with_its_points(out, monkeypatch):
     assert (out / "report.html").is_file()
 
 
-@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("name", SWEEP)
 def test_a_wrong_configuration_leaves_no_folder(name, out, capsys):
     assert run("experiment", name, "--data", "digits", "--dim", 15, "--out", out) == 2
 
