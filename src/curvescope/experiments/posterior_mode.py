@@ -52,7 +52,7 @@ def find_mode(
     Example:
         >>> net = nn.Linear(1, 1, bias=False).double()
         >>> x = torch.ones(3, 1).double()
-        >>> energy = find_mode(net, x, 4.0 * x, noise_variance=1.0)
+        >>> energy = find_mode(net, x, 4.0 * x, noise_variance=1.0, tol=1e-12)
         >>> round(net.weight.item(), 4)  # 12 / (3 + 1)
         3.0
 
