@@ -180,6 +180,8 @@ def _contours(axes: Axes, result: DimensionMap, meanings: dict[str, Any]) -> Non
             np.log10(np.maximum(losses, positive.min())),
             levels=[np.log10(level)],
             colors=PALETTE["vermilion"],
+            # By default levels below 0, which logarithms are, are dashed.
+            linestyles=["solid"],
             linewidths=1.8,
         )
         label = f"train loss {level:g}"
