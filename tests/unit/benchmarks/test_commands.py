@@ -1,6 +1,7 @@
 """Whole commands, timed from outside."""
 
 import os
+import resource
 
 import pytest
 from benchmarks import commands
@@ -35,7 +36,9 @@ def test_a_command_is_timed_with_its_peak_memory(module):
     assert row["problem"] == "key"
     assert row["description"] == "text"
     assert 0.2 <= row["seconds"] < 60.0
-    assert 200 * 2**20 < row["peak_bytes"] < 400 * 2**20
+    # Linux counts the parent's memory at the fork too: a large pytest worker shows.
+    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    assert 200 * 2**20 < row["peak_bytes"] < max(400 * 2**20, 1.2 * own)
 
 
 def test_a_command_that_fails_is_quoted_and_the_next_one_runs(module):
