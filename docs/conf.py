@@ -30,7 +30,7 @@ nitpick_ignore_regex = [
     # Inner rooms: their types stand in signatures, but have no page.
     ("py:.*", r"curvescope\.(_core|autodiff)\..*"),
     ("py:.*", r"curvescope\.problem\.batches\..*"),
-    ("py:.*", r"curvescope\.exact\.network\..*"),
+    ("py:.*", r"curvescope\.exact\.(network|activations)\..*"),
     ("py:.*", r"curvescope\.experiments\.base\..*"),
 ]
 

@@ -6,11 +6,10 @@ from curvescope.training.least_squares import (
 )
 from curvescope.training.loop import Moment
 from curvescope.training.samples import PerModel
-from curvescope.training.schedules import SCHEDULES, cosine, published
+from curvescope.training.schedules import cosine, published
 from curvescope.training.trainer import train, train_many
 
 __all__ = [
-    "SCHEDULES",
     "Moment",
     "PerModel",
     "RandomFeaturesPoint",

@@ -19,7 +19,8 @@ from torch.utils.data import DataLoader, TensorDataset
 from curvescope import models
 from curvescope._core.errors import AccuracyWarning
 from curvescope.results import TrainingResult, load
-from curvescope.training import SCHEDULES, PerModel, published, train, train_many
+from curvescope.training import PerModel, published, train, train_many
+from curvescope.training.schedules import SCHEDULES
 
 
 def classifier(seed, *, norm=False, dtype=torch.float64):
