@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -273,3 +275,38 @@ def test_records_are_plain_values_that_a_file_keeps(tmp_path):
     assert [record["seed"] for record in value["records"]] == [0, 1]
     losses = [record["train_loss"] for record in value["records"]]
     assert losses[0] != losses[1]  # each seed has its own data and weights
+
+
+@pytest.mark.slow
+def test_the_peaks_of_test_loss_and_dimension_are_at_most_one_width_apart():
+    sweep = double_descent(DoubleDescent())["double_descent"]
+    assert sweep.places[0] < sweep.peak("test_loss") < sweep.places[-1]
+    for z in (1e-4, 1e-3, 1e-2, 1e-1):
+        distance = sweep.peak_distance("test_loss", "effective_dimension", z=z)
+        assert distance <= 1, z
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["double-descent", "width-depth"])
+def test_the_first_published_network_runs_on_real_images(name, tmp_path):
+    root = Path(os.environ.get("CURVESCOPE_TEST_DATA", "../shared/data"))
+    if not (root / "cifar100").is_dir():
+        pytest.skip(f"no folder {root / 'cifar100'}")
+    row = experiment(name)
+    first = filled(row.config(preset="paper")).widths[0]
+    more = {"widths": (first,), "epochs": 2, "num_samples": 256, "num_steps": 3}
+    if name == "width-depth":
+        more["depths"] = (1,)
+    config = row.config(preset="paper", data_root=root, num_probes=2, **more)
+    row.check(config)
+    found = next(iter(row.run(config, folder=tmp_path).values()))
+
+    (record,) = found.records
+    assert record["num_params"] == {"double-descent": 3757, "width-depth": 1332}[name]
+    # Untrained networks of a hundred classes are about as good as chance.
+    assert abs(record["train_loss"] - np.log(100)) < 0.5
+    low, high = (record[f"effective_dimension_{end}"] for end in ("low", "high"))
+    values = record["effective_dimension"]
+    assert all(a <= v <= b for a, v, b in zip(low, values, high, strict=True))
+    assert values == sorted(values, reverse=True)
+    assert list((tmp_path / "trainings").iterdir())
