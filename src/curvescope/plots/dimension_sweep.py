@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,11 +26,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _DASHES = (0, (4.0, 2.0))
-# Of the effective dimension at several z: the colour and mark of each, in turn.
+# Of the effective dimension at other z than the main one: colour and mark, in turn.
 _MARKS = (
     ("purple", "v"),
     ("ggn-edge", "^"),
-    ("green", "D"),
     ("muted", "P"),
     ("vermilion", "X"),
     ("ink", "*"),
@@ -153,10 +153,9 @@ def _draw_peaks(axes: Axes, result: DimensionSweep) -> None:
     curves: list[tuple[str, float | None, str, str, str, Any]] = [
         ("test_loss", None, "test loss", "blue", "o", _DASHES)
     ]
-    for place, z in enumerate(result.z):
-        color, marker = _MARKS[place % len(_MARKS)]
-        if z == result.main_z:
-            color, marker = "green", "D"
+    marks = itertools.cycle(_MARKS)
+    for z in result.z:
+        color, marker = ("green", "D") if z == result.main_z else next(marks)
         curves.append((DIMENSION, z, f"N_eff, z = {z:.3g}", color, marker, "-"))
     for row, (name, at, label, color, marker, dashes) in enumerate(curves):
         means = np.nanmean(array(result.values(name, z=at)), axis=1)

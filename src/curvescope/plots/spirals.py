@@ -78,8 +78,8 @@ def plot_classifiers(
             index = row * (most + 1) + place + 1
             if is_narrow(size):
                 index = 1 + step
-            shades = _draw_step(grid[index], result, step)
-            if place == 0:
+            shades = _draw_step(grid[index], result, step, named=is_narrow(size))
+            if place == 0 and not is_narrow(size):
                 grid[index].set_ylabel(f"along {kind}", fontsize=8.5)
         if shades is not None:
             bar = figure.colorbar(
@@ -100,7 +100,7 @@ def plot_classifiers(
             ],
             ["boundary after the step", "at the present weights"],
             loc="outside lower left",
-            ncols=2,
+            ncols=1 if is_narrow(size) else 2,
         )
     return figure
 
@@ -164,7 +164,9 @@ def _draw_base(axes: Axes, result: PerturbedClassifiers) -> None:
     axes.set_title("at the weights", fontsize=8.0, fontweight="normal", pad=3.0)
 
 
-def _draw_step(axes: Axes, result: PerturbedClassifiers, step: int) -> Any:
+def _draw_step(
+    axes: Axes, result: PerturbedClassifiers, step: int, *, named: bool
+) -> Any:
     base, new = array(result.probabilities), array(result.perturbed[step])
     _frame(axes)
     shades = axes.imshow(
@@ -179,8 +181,9 @@ def _draw_step(axes: Axes, result: PerturbedClassifiers, step: int) -> Any:
     )
     _boundary(axes, result, base, "vermilion", _DASHES)
     _boundary(axes, result, new, "ink", "-")
+    kind = f"along {result.kinds[step]}\n" if named else ""
     axes.set_title(
-        f"step {result.step_lengths[step]:g}: loss {result.losses[step]:.2g}\n"
+        f"{kind}step {result.step_lengths[step]:g}: loss {result.losses[step]:.2g}\n"
         f"{100 * result.agreements[step]:.1f} % same labels",
         fontsize=7.0,
         fontweight="normal",

@@ -161,6 +161,18 @@ def test_losses_and_dimension_are_drawn_on_their_own_axes():
     }
 
 
+def test_every_z_has_a_colour_of_its_own():
+    zs = (0.01, 0.02, 0.05, 0.1)
+    records = tuple(
+        {**r, "effective_dimension": [1.0, 2.0, 3.0, 4.0]} for r in sweep().records
+    )
+    result = DimensionSweep(of=OF, axis="width", z=zs, main_z=0.1, records=records)
+    below = plot(result).axes[1]
+    marks = [line for line in below.lines if not line.get_label().startswith("_")]
+    assert len({line.get_color() for line in marks}) == 5
+    assert len({line.get_marker() for line in marks}) == 5
+
+
 def test_bands_reach_from_the_lowest_to_the_highest_seed():
     left = plot(sweep()).axes[0]
     band = left.collections[0].get_paths()[0].vertices
