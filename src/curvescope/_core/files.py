@@ -69,6 +69,16 @@ def read_json(path: Path) -> Any:
     return _decode(json.loads(path.read_text(encoding="utf-8")))
 
 
+def json_line(content: Any) -> str:
+    """Return ``content`` as strict JSON on one line, for files that grow by lines."""
+    return json.dumps(_encode(content), allow_nan=False)
+
+
+def read_json_line(line: str) -> Any:
+    """Read what `json_line` wrote."""
+    return _decode(json.loads(line))
+
+
 def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> Path:
     """Write named tensors as safetensors, atomically."""
     ready = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
