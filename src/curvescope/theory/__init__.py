@@ -1,5 +1,32 @@
-"""Pure arithmetic: what theory says of ranks, no array in sight."""
+"""Pure arithmetic: what theory says of ranks and of initialisation, no array in sight."""
 
+from curvescope.theory.initialisation import (
+    LAWS,
+    Law,
+    backward_variance,
+    balancing_scales,
+    curvature_ratio_exponent,
+    dropout_constant,
+    forward_variance,
+    hessian_variance,
+    homogeneous_norm_exponent,
+    off_diagonal_ratio_exponent,
+    unit_constant,
+)
+from curvescope.theory.initialisation_mean_field import (
+    MeanField,
+    bernoulli_output_trace,
+    cross_entropy_output_trace,
+    mean_field,
+)
+from curvescope.theory.initialisation_units import (
+    UNITS,
+    Unit,
+    gaussian_mean,
+    second_moment,
+    slope_moment,
+    unit,
+)
 from curvescope.theory.rank_bias import (
     functional_column_ranks_with_bias,
     functional_rank_with_bias,
@@ -42,7 +69,19 @@ from curvescope.theory.rank_structure import (
 )
 
 __all__ = [
+    "LAWS",
+    "UNITS",
+    "Law",
+    "MeanField",
+    "Unit",
+    "backward_variance",
+    "balancing_scales",
+    "bernoulli_output_trace",
     "bottleneck",
+    "cross_entropy_output_trace",
+    "curvature_ratio_exponent",
+    "dropout_constant",
+    "forward_variance",
     "functional_block_ranks",
     "functional_ceiling",
     "functional_column_ceiling",
@@ -51,6 +90,7 @@ __all__ = [
     "functional_rank",
     "functional_rank_one_hidden",
     "functional_rank_with_bias",
+    "gaussian_mean",
     "generic_left_ranks",
     "generic_right_ranks",
     "ggn_block_ranks",
@@ -62,6 +102,10 @@ __all__ = [
     "hessian_deficiency",
     "hessian_rank",
     "hessian_rank_with_bias",
+    "hessian_variance",
+    "homogeneous_norm_exponent",
+    "mean_field",
+    "off_diagonal_ratio_exponent",
     "predicted_ranks",
     "published_functional_rank",
     "published_ggn_rank",
@@ -70,6 +114,10 @@ __all__ = [
     "rank_over_root_params",
     "reduced_sizes",
     "root_params_limit",
+    "second_moment",
+    "slope_moment",
     "staircase_area",
     "staircase_ggn_rank",
+    "unit",
+    "unit_constant",
 ]
