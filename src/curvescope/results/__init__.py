@@ -16,8 +16,17 @@ from curvescope.results.bayes import (
     Predictive,
     RegularisationScale,
 )
-from curvescope.results.contraction import PosteriorContraction
+from curvescope.results.contraction import ChainSummary, PosteriorContraction
+from curvescope.results.dimension_bounds import DimensionBounds
 from curvescope.results.dimension_sweep import DimensionMap, DimensionSweep
+from curvescope.results.initialisation import (
+    Balance,
+    BalanceRow,
+    InitialisationReport,
+    InitialisationRow,
+    Recommendation,
+    StepSize,
+)
 from curvescope.results.kinds import (
     EffectiveDimension,
     Eigenpairs,
@@ -46,9 +55,13 @@ from curvescope.results.spirals import PerturbedClassifiers, SurfaceComparison
 from curvescope.results.training import TrainingResult
 
 __all__ = [
+    "Balance",
+    "BalanceRow",
     "BlockPicture",
+    "ChainSummary",
     "CorrelationTable",
     "Cost",
+    "DimensionBounds",
     "DimensionMap",
     "DimensionSweep",
     "EffectiveDimension",
@@ -60,6 +73,8 @@ __all__ = [
     "HomogeneityStep",
     "Identity",
     "IdentityTable",
+    "InitialisationReport",
+    "InitialisationRow",
     "LaplacePosterior",
     "LayerRow",
     "LayerTable",
@@ -76,10 +91,12 @@ __all__ = [
     "RankEstimate",
     "RankReport",
     "RankSweep",
+    "Recommendation",
     "RegularisationScale",
     "Result",
     "SpectralDensity",
     "SpectrumComparison",
+    "StepSize",
     "SurfaceComparison",
     "TrainingResult",
     "VectorEstimate",
