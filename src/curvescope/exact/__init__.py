@@ -8,6 +8,13 @@ from curvescope.exact.assembly import (
     matrices,
 )
 from curvescope.exact.blocks import block_picture, layer_blocks
+from curvescope.exact.chain_rule import (
+    OwnBlock,
+    OwnBlocks,
+    Parts,
+    own_blocks,
+    own_blocks_in_turn,
+)
 from curvescope.exact.factor import factor_triangle, ggn_factor, has_factor
 from curvescope.exact.facts import facts
 from curvescope.exact.linear import (
@@ -27,6 +34,9 @@ __all__ = [
     "CompressedMatrices",
     "ExactMatrices",
     "FeedForward",
+    "OwnBlock",
+    "OwnBlocks",
+    "Parts",
     "block_picture",
     "compress",
     "factor_triangle",
@@ -42,6 +52,8 @@ __all__ = [
     "kronecker_matrices",
     "layer_blocks",
     "matrices",
+    "own_blocks",
+    "own_blocks_in_turn",
     "plateaus",
     "standardised",
 ]

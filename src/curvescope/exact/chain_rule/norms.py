@@ -1,0 +1,106 @@
+r"""Norms of sums of Kronecker products, without forming them.
+
+.. math:: \Big\| \sum_i M_i \otimes x_i x_i^\top \Big\|_F^2
+    = \sum_{ij} \langle M_i, M_j \rangle\, (x_i^\top x_j)^2
+
+The M are symmetric: of each only the triangle is held, off-diagonal entries times the
+root of 2, so that inner products stay what they are.
+
+Shape suffixes: U units, A rows of an M, D entries of an x.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from curvescope.exact.chain_rule.parts import Parts
+
+# Gives the units' linearisation and curvature matrices (U, A, A) from start to stop; the
+# second is None where it vanishes.
+Middle = Callable[[int, int], tuple[Tensor, Tensor | None]]
+_BYTES = 8 * 2**20
+
+
+def triangle(matrices: Tensor) -> Tensor:
+    """Return symmetric matrices ``(U, A, A)`` as vectors with the same inner products."""
+    a = matrices.shape[-1]
+    rows, columns = torch.triu_indices(a, a, device=matrices.device)
+    packed = matrices[:, rows, columns]
+    packed[:, rows != columns] *= math.sqrt(2.0)
+    return packed
+
+
+def squared_norms(middle: Middle, X: Tensor, width: int, *, zero: bool) -> Parts:
+    """Return the squared Frobenius norms of the whole and of its two parts.
+
+    Args:
+        middle: The M.
+        X: The x, ``(U, D)``.
+        width: A.
+        zero: Whether the curvature part vanishes.
+
+    Cost:
+        The cheaper of two: all pairs of units, ``U^2 (A^2 / 2 + D)`` operations; or the
+        matrix with its entries sorted anew, ``U A^2 D^2 / 2``, where it is small.
+    """
+    units, d = X.shape
+    entries = (width * (width + 1) // 2) * (d * (d + 1) // 2)
+    pairs = units * units * (width * width / 4 + d / 2)
+    few = 8 * entries <= 4 * _BYTES
+    if few and units * entries < pairs:
+        return _by_entries(middle, X, width, zero=zero)
+    return _by_pairs(middle, X, width, zero=zero)
+
+
+def _vectors(middle: Middle, start: int, stop: int, *, zero: bool) -> list[Tensor]:
+    """Return whole, linearisation and curvature part; one of them if the last vanishes."""
+    first, second = middle(start, stop)
+    if zero:
+        return [triangle(first)]
+    second = torch.zeros_like(first) if second is None else second
+    return [triangle(first + second), triangle(first), triangle(second)]
+
+
+def _steps(units: int, row_bytes: int) -> Iterator[tuple[int, int]]:
+    step = max(1, min(units, _BYTES // max(row_bytes, 1)))
+    for start in range(0, units, step):
+        yield start, min(start + step, units)
+
+
+def _parts(values: list[float], *, zero: bool) -> Parts:
+    if zero:
+        return Parts(values[0], values[0], 0.0)
+    return Parts(*values)
+
+
+def _by_entries(middle: Middle, X: Tensor, width: int, *, zero: bool) -> Parts:
+    units, d = X.shape
+    shape = (width * (width + 1) // 2, d * (d + 1) // 2)
+    totals = [X.new_zeros(shape) for _ in range(1 if zero else 3)]
+    for start, stop in _steps(units, 8 * (d * d + width * width)):
+        x = X[start:stop]
+        outer = triangle(x[:, :, None] * x[:, None, :])
+        mine = _vectors(middle, start, stop, zero=zero)
+        for total, vectors in zip(totals, mine, strict=True):
+            total.addmm_(vectors.T, outer)
+    return _parts([float(t.square().sum()) for t in totals], zero=zero)
+
+
+def _by_pairs(middle: Middle, X: Tensor, width: int, *, zero: bool) -> Parts:
+    units = len(X)
+    count = 1 if zero else 3
+    totals = [0.0] * count
+    row = 8 * max(width * width * count, units)
+    for start, stop in _steps(units, row):
+        mine = _vectors(middle, start, stop, zero=zero)
+        for other, end in _steps(units, row):
+            if other > start:
+                break
+            others = mine if other == start else _vectors(middle, other, end, zero=zero)
+            weights = (X[start:stop] @ X[other:end].T).square_()
+            twice = 1.0 if other == start else 2.0
+            for place, (left, right) in enumerate(zip(mine, others, strict=True)):
+                totals[place] += twice * float(((left @ right.T) * weights).sum())
+    return _parts(totals, zero=zero)
