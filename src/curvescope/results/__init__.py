@@ -52,6 +52,7 @@ from curvescope.results.ranks import (
     SpectrumComparison,
 )
 from curvescope.results.spirals import PerturbedClassifiers, SurfaceComparison
+from curvescope.results.tracking import PlannedPart, TrackingCurve, TrackingPlan
 from curvescope.results.training import TrainingResult
 
 __all__ = [
@@ -83,6 +84,7 @@ __all__ = [
     "MeasureComparison",
     "ParamSlice",
     "PerturbedClassifiers",
+    "PlannedPart",
     "PosteriorContraction",
     "Predictive",
     "Provenance",
@@ -98,6 +100,8 @@ __all__ = [
     "SpectrumComparison",
     "StepSize",
     "SurfaceComparison",
+    "TrackingCurve",
+    "TrackingPlan",
     "TrainingResult",
     "VectorEstimate",
     "load",
