@@ -285,7 +285,6 @@ class KroneckerBlock(OwnBlock):
         for start in range(0, len(self._X), step):
             stop = min(start + step, len(self._X))
             x = self._X[start:stop]
-            # (U, A, K)
             inner = (stacked @ x.T).view(k, a, -1).permute(2, 1, 0)
             found: Tensor | None = None
             if part != "curvature":
@@ -304,7 +303,7 @@ class KroneckerBlock(OwnBlock):
         """Return vectors ``(P, K)`` as ``(K, A, D)``, the bias as the last column."""
         a, k = self._width, V.shape[1]
         sizes = [a * self._columns(piece) for piece in self._pieces]
-        split = dict(zip(self._pieces, V.T.split(sizes, dim=1), strict=True))
+        split = dict(zip(self._pieces, torch.split(V.T, sizes, dim=1), strict=True))
         ordered = [split[p] for p in ("weight", "bias") if p in split]
         return torch.cat([p.reshape(k, a, -1) for p in ordered], dim=2)
 

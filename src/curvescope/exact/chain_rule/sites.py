@@ -204,7 +204,8 @@ def _linear(
     outputs, width = weight.shape
 
     def inputs(n: int) -> Tensor:
-        return x.reshape(n, -1, width).transpose(1, 2)[:, None]
+        rows: Tensor = x.reshape(n, -1, width)
+        return rows.transpose(1, 2)[:, None]
 
     def arrange(stack: Tensor, n: int) -> Tensor:
         return stack.reshape(len(stack), n, -1, outputs).transpose(2, 3)[:, :, None]
@@ -312,7 +313,8 @@ def _batch_norm(
     shape = (-1,) + (1,) * (x.ndim - 2)
 
     def normalised() -> Tensor:
-        return (x - mean.view(shape)) * scale.view(shape)
+        centred: Tensor = (x - mean.view(shape)) * scale.view(shape)
+        return centred
 
     return _affine(names, given, x, normalised, channels=x.shape[1])
 
