@@ -13,6 +13,10 @@ class MissingExtraError(ImportError):
     """An optional dependency is needed; the message names the extra to install."""
 
 
+class ProcessError(RuntimeError):
+    """Another process of a distributed computation failed, died or fell out of step."""
+
+
 class DownloadError(OSError):
     """A file could not be downloaded whole, or is not the file that was asked for."""
 

@@ -6,7 +6,7 @@ move them. Checksums read every byte, which is cheap beside one product.
 
 import hashlib
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
@@ -60,6 +60,41 @@ def checksum(tensors: Iterable[Tensor]) -> str:
     if remote:
         digest.update(torch.stack(remote).cpu().numpy().tobytes())
     return digest.hexdigest()
+
+
+def of_samples(tensors: Sequence[Tensor], size: int) -> int:
+    """Return a hash of samples that knows neither their order nor their batches.
+
+    It is a sum, modulo 2^64: sums of parts are the hash of the whole.
+
+    Args:
+        tensors: A batch's; those whose first dimension is ``size`` hold a row a sample,
+            others belong to every sample.
+        size: Samples of the batch.
+    """
+    kinds = "".join(
+        f"{t.dtype}{tuple(t.shape[1:] if _is_rows(t, size) else t.shape)}"
+        for t in tensors
+    )
+    begun = hashlib.blake2b(kinds.encode(), digest_size=8)
+    rows = []
+    for tensor in tensors:
+        flat = tensor.detach().cpu().contiguous()
+        if _is_rows(tensor, size):
+            rows.append(flat.reshape(size, -1).view(torch.uint8).numpy())
+        elif flat.numel():
+            begun.update(flat.reshape(-1).view(torch.uint8).numpy().data)
+    total = 0
+    for sample in range(size):
+        digest = begun.copy()
+        for row in rows:
+            digest.update(row[sample].data)
+        total += int.from_bytes(digest.digest(), "little")
+    return total % 2**64
+
+
+def _is_rows(tensor: Tensor, size: int) -> bool:
+    return tensor.ndim > 0 and tensor.shape[0] == size and tensor.numel() > 0
 
 
 def combine(*parts: object) -> str:

@@ -117,9 +117,9 @@ class KeptGraphs:
         self.refresh()
         if self._budget is None:
             with self.running():
-                next(iter(self))
+                next(iter(self), None)
         problem = self._problem
-        largest = max(self._problem.batch_sizes)
+        largest = max(self._problem.batch_sizes, default=0)
         graph = int(self.bytes_per_sample * largest)
         fitting = int((self._budget or 0) // max(self.bytes_per_sample, 1.0))
         kept, held = 0, 0
@@ -139,7 +139,7 @@ class KeptGraphs:
     @property
     def columns(self) -> int:
         """Columns to multiply at once: few enough that temporaries stay small."""
-        largest = self.bytes_per_sample * max(self._problem.batch_sizes)
+        largest = self.bytes_per_sample * max(self._problem.batch_sizes, default=0)
         if self._second_order and largest > _SMALL_GRAPH:
             return 1
         return max(1, min(MOST_COLUMNS, int(_WORKING_SET // max(largest, 1.0))))
@@ -182,7 +182,7 @@ class KeptGraphs:
         if len(self._graphs) == self._problem.num_batches:
             yield from self._graphs.values()
             return
-        for batch in self._problem.batches():
+        for batch in self._problem.own_batches():
             graph = self._graphs.get(batch.index)
             if graph is None:
                 with preserved_random_state(self._problem.device):

@@ -89,19 +89,25 @@ class CurvatureOperator(SymmetricOperator):
 
     @final
     def _matmat(self, V: Tensor) -> Tensor:
-        layout = self._graphs.layout
-        with self._graphs.running():
-            columns = V.T.contiguous()
-            tangents = layout.split(columns)
-            total: Tensor | None = None
-            for graph in self._graphs:
-                part = layout.join(self._multiply(graph, tangents))
-                total = part if total is None else total.add_(part)
-            assert total is not None
-            total *= self.problem.scale
+        columns = V.T.contiguous()
+        total = self.problem.summed(
+            lambda: self._own_product(columns), columns, self._name
+        )
+        total *= self.problem.scale
         if self._shift:
             total += self._shift * columns
         return total.T
+
+    def _own_product(self, columns: Tensor) -> Tensor:
+        """Return the rows' products, summed over this process's batches."""
+        layout = self._graphs.layout
+        total: Tensor | None = None
+        with self._graphs.running():
+            tangents = layout.split(columns)
+            for graph in self._graphs:
+                part = layout.join(self._multiply(graph, tangents))
+                total = part if total is None else total.add_(part)
+        return torch.zeros_like(columns) if total is None else total
 
     def _multiply(self, graph: BatchGraph, tangents: list[Tensor]) -> list[Tensor]:
         num, width = tangents[0].shape[0], self._graphs.columns
@@ -308,7 +314,9 @@ class MonteCarloFisher(CurvatureOperator):
     def _build(
         self, outputs: Tensor, targets: Any, leaves: tuple[Tensor, ...], index: int
     ) -> BatchGraph:
-        generator = torch.Generator().manual_seed(self.seed + 1_000_003 * index)
+        among = self.problem.processes
+        place = index * among.size + among.rank  # no other process has this stream
+        generator = torch.Generator().manual_seed(self.seed + 1_000_003 * place)
         gradients = self.problem.loss.sampled_gradients(
             outputs.detach(), targets, num=self.num_draws, generator=generator
         )

@@ -16,8 +16,9 @@ from torch.utils.data import DataLoader, Dataset, RandomSampler, TensorDataset
 
 from curvescope._core.checks import describe, message
 from curvescope._core.errors import ChangedDuringComputationError
-from curvescope._core.fingerprints import checksum, combine
+from curvescope._core.fingerprints import checksum, of_samples
 from curvescope._core.memory import format_bytes
+from curvescope._core.processes import Processes
 from curvescope.autodiff.network import plain_tensor, preserved_random_state
 
 _TARGET_KEYS = ("labels", "label", "targets", "target", "y")
@@ -108,6 +109,7 @@ class BatchSource:
         digests: Checksum of every batch, from the first pass.
         sizes: Data points of every batch.
         num_bytes: Memory of all batches.
+        content: Hash of all samples, whatever their order and batches.
     """
 
     data: Any
@@ -120,8 +122,28 @@ class BatchSource:
     digests: list[str] = field(default_factory=list)
     sizes: list[int] = field(default_factory=list)
     num_bytes: int = 0
+    content: int = 0
 
-    def read(self) -> None:
+    def read(self, processes: Processes) -> tuple[int, str]:
+        """Read this process's share of the data.
+
+        Returns:
+            The number of samples of all processes, and a hash of all their samples.
+
+        Raises:
+            ValueError: If the data are not finite, repeatable, or hold nothing.
+        """
+        shares = processes.gather(self._read)
+        num_samples = sum(size for size, _ in shares)
+        if num_samples == 0:
+            remedy = "A generator can be read only once; pass a list or a loader."
+            raise ValueError(
+                message("data", "hold at least one sample", "none", remedy)
+            )
+        content = sum(part for _, part in shares) % 2**64
+        return num_samples, f"{num_samples} samples {content:016x}"
+
+    def _read(self) -> tuple[int, int]:
         """Make the first pass: keep what fits, take the checksums, count the samples."""
         loader = self._loader()
         kept: list[Batch] | None = []
@@ -130,21 +152,18 @@ class BatchSource:
             _check_batch(batch)
             self.digests.append(checksum(batch.tensors))
             self.sizes.append(batch.num_samples)
+            self.content += of_samples(batch.tensors, batch.num_samples)
             self.num_bytes += batch.num_bytes
             if kept is not None:
                 kept.append(batch)
                 if self.num_bytes > self.limit:
                     self._refuse_if_unrepeatable(loader)
                     kept = None
-        if self.num_samples == 0:
-            remedy = "A generator can be read only once; pass a list or a loader."
-            raise ValueError(
-                message("data", "hold at least one sample", "none", remedy)
-            )
         self.kept = kept
         if kept is None:
             self._check_repeatable(loader)
             self.data = loader
+        return sum(self.sizes), self.content
 
     def __iter__(self) -> Iterator[Batch]:
         if self.kept is not None:
@@ -165,11 +184,6 @@ class BatchSource:
         if count != len(self.digests):
             got = f"{count} batches instead of {len(self.digests)}"
             raise ChangedDuringComputationError(_not_repeatable(got))
-
-    @property
-    def num_samples(self) -> int:
-        """Data points."""
-        return sum(self.sizes)
 
     @property
     def num_batches(self) -> int:
@@ -196,10 +210,6 @@ class BatchSource:
             torch.float64,
             2 * self.limit,
         )
-
-    def fingerprint(self) -> str:
-        """Return a hash of all data."""
-        return combine(*self.digests)
 
     def _loader(self) -> Iterable[Any]:
         data = self.data

@@ -1,7 +1,7 @@
 """What a problem is checked for, once: each failure is one clear error."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -10,6 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
 from curvescope._core.checks import message
+from curvescope._core.processes import Processes
 from curvescope.autodiff.layout import Layout
 from curvescope.losses.base import AbstractLoss
 from curvescope.problem.batches import Batch
@@ -182,6 +183,33 @@ def _rounding_of(problem: _Evaluates, batch: Batch, outputs: Tensor) -> float:
         there = float(problem.loss.total(moved, batch.targets))
         here = float(problem.loss.total(outputs, batch.targets))
     return abs(there - here) if math.isfinite(there) else 0.0
+
+
+def check_same(fingerprints: Sequence[str]) -> None:
+    """Refuse a problem that is another one in another process.
+
+    Raises:
+        ValueError: If there are several fingerprints.
+    """
+    kinds = len(set(fingerprints))
+    if kinds > 1:
+        contract = "have the same weights and options in every process"
+        got = f"{kinds} different ones in {len(fingerprints)} processes"
+        remedy = "Load the same file, or draw weights from the same seed."
+        raise ValueError(message("model", contract, got, remedy))
+
+
+def check_alone(processes: Processes) -> None:
+    """Refuse a computation that needs all data where other processes hold some.
+
+    Raises:
+        ValueError: If there are other processes.
+    """
+    if processes.size > 1:
+        contract = "hold all its data in this process for this computation"
+        got = f"data shared by {processes.size} processes"
+        remedy = "Make the problem in one process, without `data_parallel`."
+        raise ValueError(message("problem", contract, got, remedy))
 
 
 def check_evaluation(total: float, denominator: float) -> None:

@@ -18,6 +18,7 @@ from curvescope._core import checks
 from curvescope._core.checks import message
 from curvescope._core.fingerprints import checksum, combine
 from curvescope._core.memory import available_memory
+from curvescope._core.processes import ALONE, Processes
 from curvescope.autodiff.folding import FoldedEvaluation
 from curvescope.autodiff.network import Network, plain_tensor, unwrapped
 from curvescope.losses.base import AbstractLoss
@@ -69,6 +70,9 @@ class _Shared:
     dtype: torch.dtype
     device: torch.device
     memory_limit: int
+    processes: Processes
+    num_samples: int
+    content: str
     structure: str = ""
     modules: tuple[int, ...] = ()
     loss_options: str = ""
@@ -103,6 +107,7 @@ class Problem:
         memory_limit: Bytes for kept data and graphs; half of what is free by default.
         mode: ``"eval"``; ``"train"`` is possible where nothing couples or draws.
         check: Whether to check determinism, finiteness and additivity at once.
+        processes: Those that share the data; see `curvescope.distributed.data_parallel`.
 
     Raises:
         ValueError: If model, loss, data or selection do not fit each other.
@@ -136,6 +141,7 @@ class Problem:
         memory_limit: int | None = None,
         mode: Literal["eval", "train"] = "eval",
         check: bool = True,
+        processes: Processes = ALONE,
     ) -> None:
         if not isinstance(model, nn.Module):
             got = checks.describe(model)
@@ -156,7 +162,7 @@ class Problem:
             dtype=kind,
             limit=checks.positive_int("memory_limit", limit) // 2,
         )
-        source.read()
+        num_samples, content = source.read(processes)
         self._shared = _Shared(
             network=Network(model, mode == "train", place),
             loss=resolved,
@@ -165,17 +171,27 @@ class Problem:
             dtype=kind,
             device=place,
             memory_limit=limit,
+            processes=processes,
+            num_samples=num_samples,
+            content=content,
         )
         self.weight_decay = checks.real("weight_decay", weight_decay, minimum=0.0)
         if mode == "train":
-            inspection.check_train_mode(model, source.num_batches)
-        self.refresh()
-        if check:
-            first = next(iter(source))
-            # In train mode the samples of a single batch may be coupled.
-            with self._shared.network.running():
-                inspection.check_first_batch(self, first, additive=mode == "eval")
+            num_batches = sum(processes.gather(lambda: source.num_batches))
+            inspection.check_train_mode(model, num_batches)
+        inspection.check_same(processes.gather(lambda: self._checked(check=check)))
         self.evaluate()
+
+    def _checked(self, *, check: bool) -> str:
+        """Check the first batch of this process; return the problem's fingerprint."""
+        fingerprint = self.refresh()
+        first = next(self.own_batches(), None) if check else None
+        if first is not None:
+            # In train mode the samples of a single batch may be coupled.
+            additive = not self.network.train
+            with self.network.running():
+                inspection.check_first_batch(self, first, additive=additive)
+        return fingerprint
 
     @property
     def model(self) -> nn.Module:
@@ -214,17 +230,22 @@ class Problem:
 
     @property
     def num_samples(self) -> int:
-        """Data points."""
-        return self._shared.source.num_samples
+        """Data points, those of other processes included."""
+        return self._shared.num_samples
+
+    @property
+    def processes(self) -> Processes:
+        """The processes that share the data; one of them is this."""
+        return self._shared.processes
 
     @property
     def batch_sizes(self) -> tuple[int, ...]:
-        """Data points of every batch."""
+        """Data points of every batch of this process."""
         return tuple(self._shared.source.sizes)
 
     @property
     def num_batches(self) -> int:
-        """Batches of one pass."""
+        """Batches of one pass of this process."""
         return self._shared.source.num_batches
 
     @property
@@ -251,8 +272,28 @@ class Problem:
         return source.num_bytes if source.kept is not None else 0
 
     def batches(self) -> Iterator[Batch]:
-        """Yield the batches of one pass, on the device."""
+        """Yield the batches of one pass over all data, on the device.
+
+        Raises:
+            ValueError: If other processes hold a share of them.
+        """
+        inspection.check_alone(self.processes)
+        return self.own_batches()
+
+    def own_batches(self) -> Iterator[Batch]:
+        """Yield the batches of this process alone: what is summed goes to `summed`."""
         return iter(self._shared.source)
+
+    def summed(self, compute: Callable[[], Tensor], like: Tensor, of: str) -> Tensor:
+        """Return a sum over all data, in one message to the other processes, if any.
+
+        Args:
+            compute: Gives the sum over this process's own batches.
+            like: What was multiplied; the sum has its shape, dtype and device.
+            of: What it is a sum of, in words.
+        """
+        key = (of, self._shared.weights, self.layout.names)
+        return self.processes.sum(compute, like, key=key)
 
     def layers(self) -> dict[str, tuple[str, ...]]:
         """Return the selected parameters' names, grouped by the module that owns them."""
@@ -274,11 +315,12 @@ class Problem:
         if self.dtype == torch.float64:
             return self
         source = self._shared.source.promoted()
-        source.read()
+        _, content = source.read(self.processes)
         other = object.__new__(Problem)
         other._shared = replace(
             self._shared,
             source=source,
+            content=content,
             dtype=torch.float64,
             weights="",
             parameters=None,
@@ -298,6 +340,7 @@ class Problem:
             ValueError: If a parameter or buffer is not finite.
         """
         shared = self._shared
+        shared.processes.check()
         live = dict(self.model.named_parameters())
         buffers = dict(self.model.named_buffers())
         weights = checksum([*live.values(), *buffers.values()])
@@ -309,7 +352,7 @@ class Problem:
         self._look_at_code()
         return combine(
             weights,
-            shared.source.fingerprint(),
+            shared.content,
             shared.structure,
             shared.loss_options,
             self.reduction,
@@ -372,18 +415,9 @@ class Problem:
         shared = self._shared
         if shared.evaluation is not None:
             return shared.evaluation
-        total = denominator = 0.0
-        right = counted = 0
-        parameters = dict(shared.parameters or {})
-        with self.network.running(), torch.no_grad():
-            for batch in self.batches():
-                outputs = self.outputs(batch, parameters)
-                self.loss.check(outputs, batch.targets)
-                total += float(self.loss.total(outputs, batch.targets))
-                denominator += self.loss.denominator(outputs, batch.targets)
-                counts = self.loss.correct(outputs, batch.targets)
-                if counts is not None:
-                    right, counted = right + counts[0], counted + counts[1]
+        sums = torch.zeros(4, dtype=torch.float64)
+        sums = self.summed(self._own_evaluation, sums, "evaluation")
+        total, denominator, right, counted = sums.tolist()
         inspection.check_evaluation(total, denominator)
         shared.denominator = denominator
         shared.evaluation = Evaluation(
@@ -394,20 +428,43 @@ class Problem:
         )
         return shared.evaluation
 
+    def _own_evaluation(self) -> Tensor:
+        """Return loss, denominator, right predictions and all, of this process's data."""
+        total = denominator = 0.0
+        right = counted = 0
+        parameters = dict(self._shared.parameters or {})
+        with self.network.running(), torch.no_grad():
+            for batch in self.own_batches():
+                outputs = self.outputs(batch, parameters)
+                self.loss.check(outputs, batch.targets)
+                total += float(self.loss.total(outputs, batch.targets))
+                denominator += self.loss.denominator(outputs, batch.targets)
+                counts = self.loss.correct(outputs, batch.targets)
+                if counts is not None:
+                    right, counted = right + counts[0], counted + counts[1]
+        values = (total, denominator, right, counted)
+        return torch.tensor(values, dtype=torch.float64)
+
     def gradient(self) -> Tensor:
         """Return the objective's gradient as one vector; costs one pass."""
         self.refresh()
+        zero = torch.zeros(self.num_params, dtype=self.dtype, device=self.device)
+        total = self.summed(self._own_gradient, zero, "gradient")
+        return total * self.scale + self.weight_decay * self.parameter_vector()
+
+    def _own_gradient(self) -> Tensor:
+        """Return the summed loss's gradient of this process's data."""
         total = torch.zeros(self.num_params, dtype=self.dtype, device=self.device)
         leaves, parameters = self.leaves()
         with self.network.running(), torch.enable_grad():
-            for batch in self.batches():
+            for batch in self.own_batches():
                 outputs = self.outputs(batch, parameters)
                 value = self.loss.total(outputs, batch.targets)
                 grads = torch.autograd.grad(
                     value, leaves, allow_unused=True, materialize_grads=True
                 )
                 total += self.layout.join([g[None] for g in grads])[0]
-        return total * self.scale + self.weight_decay * self.parameter_vector()
+        return total
 
     def provenance(self, matrix: str) -> Provenance:
         """Return what a matrix of this problem is of, for its results."""
