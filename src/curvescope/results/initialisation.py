@@ -141,10 +141,12 @@ class InitialisationRow:
         linearisation_norm: Of its linearisation part.
         curvature_norm: Of its curvature part.
         trace: Of the block.
+        linearisation_trace: Of its linearisation part, which is what theory predicts.
         frobenius_norm_spread: Over seeds; so the others.
         linearisation_norm_spread: Over seeds.
         curvature_norm_spread: Over seeds.
         trace_spread: Over seeds.
+        linearisation_trace_spread: Over seeds.
         trace_error: Standard error of the mean trace from probes; 0 where it is exact.
         predicted_trace: Mean-field theory's, of the linearisation part; ``None`` where
             there is none.
@@ -158,10 +160,12 @@ class InitialisationRow:
     linearisation_norm: float
     curvature_norm: float
     trace: float
+    linearisation_trace: float
     frobenius_norm_spread: float = 0.0
     linearisation_norm_spread: float = 0.0
     curvature_norm_spread: float = 0.0
     trace_spread: float = 0.0
+    linearisation_trace_spread: float = 0.0
     trace_error: float = 0.0
     predicted_trace: float | None = None
 
@@ -260,7 +264,7 @@ class InitialisationReport(Result):
             "frobenius_norm",
             "linearisation_norm",
             "curvature_norm",
-            "trace",
+            "linearisation_trace",
             "predicted_trace",
         )
         rows = [{name: row[name] for name in shown} for row in self.rows()]

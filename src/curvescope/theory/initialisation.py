@@ -159,9 +159,11 @@ def unit_constant(phi: Unit) -> float:
 
     Example:
         >>> from curvescope.theory.initialisation_units import unit
-        >>> unit_constant(unit("tanh")), round(unit_constant(unit("relu")), 9)
+        >>> unit_constant(unit("tanh")), unit_constant(unit("relu"))
         (1.0, 0.5)
     """
+    if phi.homogeneous:
+        return 0.5 * (phi.slope(1.0) ** 2 + phi.slope(-1.0) ** 2)
     return 1.0 if phi.odd else slope_moment(phi, variance=1.0)
 
 

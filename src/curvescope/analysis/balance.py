@@ -1,0 +1,447 @@
+"""Make layers' own blocks equally large: the only verb that changes a model."""
+
+import copy
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, final
+
+import torch
+from torch import Tensor, nn
+
+from curvescope._core.checks import describe, message, one_of, positive_int, real
+from curvescope._core.memory import peak_memory
+from curvescope._core.random import resolve_generator
+from curvescope.analysis.layer_measures import Measures, exactly, measure_layers
+from curvescope.analysis.layer_places import Place, find_places
+from curvescope.autodiff.network import unwrapped
+from curvescope.models.initialisation import draw_
+from curvescope.problem import Problem
+from curvescope.results import Balance, BalanceRow, Cost
+from curvescope.results.initialisation import ratio
+from curvescope.theory import balancing_scales, hessian_variance
+
+Weights = dict[str, Tensor]
+_SCALED = "scaled"
+_DRAWN = "drawn anew"
+
+
+def balance_(
+    model: nn.Module,
+    loss: Any,
+    data: Any,
+    *,
+    method: Literal["measured", "formula"] = "measured",
+    tol: float = 0.01,
+    max_rounds: int = 20,
+    num_probes: int = 12,
+    generator: torch.Generator | None = None,
+    **options: Any,
+) -> Balance:
+    r"""Change a model's weights IN PLACE, so that its layers' own blocks are alike.
+
+    ``"measured"``: multiplies each layer's weights by a factor,
+
+    .. math:: \log s_k = \tfrac12 \bigl(\log\|H_k\| -
+        \operatorname{mean}_j \log\|H_j\|\bigr)
+
+    and repeats until the largest weights' block is at most ``1 + tol`` times the
+    smallest. The factors' product is 1: a chain of positively homogeneous layers (ReLU,
+    max-pooling, no norm layers) computes the same function afterwards, and one round is
+    enough. There biases are multiplied by the product of the factors up to their layer,
+    which keeps the function; elsewhere biases stay as they are, and the function changes.
+
+    ``"formula"``: draws the weights anew from :math:`\mathcal N(0, 2/(c\,(m_{in} +
+    m_{out})))` with the constant c of what stands in front of the layer, and zeroes the
+    biases; see `initialisation_report` for the reasons.
+
+    Layers are linear and convolutional ones. ``"measured"`` leaves those alone whose
+    output a norm layer takes (their scale changes nothing in training), that are frozen,
+    tied, used twice, or without any curvature; ``"formula"`` those that are frozen, tied
+    or not reached by the data. This is the only verb of the package that
+    changes a model. It writes at the end: after an error the model is as it was.
+
+    Args:
+        model: The model; its weights (and biases) are changed.
+        loss: As for `Problem`.
+        data: As for `Problem`; some hundred samples are enough.
+        method: ``"measured"`` or ``"formula"``.
+        tol: How far the largest norm may lie above the smallest, relative.
+        max_rounds: Rounds of measuring and scaling at most.
+        num_probes: Probes of layers whose block the chain rule cannot give exactly.
+        generator: Source of draws and probes; a fresh one with a fixed seed if ``None``.
+        **options: Of the `Problem`, such as ``batch_size`` and ``batch_adapter``.
+
+    Returns:
+        What was done to every layer, and the blocks' norms before and after.
+
+    Raises:
+        ValueError: If an argument is out of range, the model has no linear or
+            convolutional layer, or its blocks cannot be measured.
+        TypeError: If an argument is of the wrong kind.
+
+    Cost:
+        For every round the blocks of all layers: as many backward passes as outputs,
+        and twice that for smooth activations.
+
+    Example:
+        >>> net = nn.Sequential(nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, 1))
+        >>> done = balance_(net, "mse", (torch.eye(2), torch.ones(2, 1)))
+        >>> done.converged, done.function_kept, done.ratio_after < 1.01
+        (True, True, True)
+
+    References:
+        Skorski, Temperoni, Theobald (2021), PMLR 157, for the aim: control of the
+        layers' Hessian norms; the factors are derived here (law ``balance``).
+    """
+    one_of("method", method, ("measured", "formula"))
+    tol = real("tol", tol, minimum=0.0, strict=True)
+    max_rounds = positive_int("max_rounds", max_rounds)
+    num_probes = positive_int("num_probes", num_probes, minimum=2)
+    generator = resolve_generator(generator)
+    began = time.perf_counter()
+    scratch = copied_problem(model, loss, data, **options)
+    live = unwrapped(model)
+    places = find_places(scratch)
+    if not places:
+        contract = "hold a linear or convolutional layer"
+        raise ValueError(message("model", contract, describe(type(live))))
+    bench = Bench(problem=scratch, places=places, num_probes=num_probes)
+    first = bench.weights()
+    if method == "measured":
+        outcome = equalise(bench, tol=tol, max_rounds=max_rounds)
+    else:
+        outcome = _drawn(bench, tol=tol, generator=generator)
+    write_weights(live, bench.weights())
+    return Balance(
+        of=scratch.provenance("Hessian"),
+        cost=Cost(
+            num_matvecs=bench.cost.num_matvecs,
+            num_data_passes=bench.cost.num_data_passes,
+            seconds=time.perf_counter() - began,
+            peak_memory=peak_memory(scratch.device),
+        ),
+        settings={
+            "method": method,
+            "tol": tol,
+            "max_rounds": max_rounds,
+            "num_probes": num_probes,
+            "seed": generator.initial_seed(),
+        },
+        notes=outcome.notes,
+        layers=_rows(places, outcome, first),
+        method=method,
+        rounds=outcome.rounds,
+        converged=outcome.converged,
+        tolerance=tol,
+        loss_before=outcome.loss_before,
+        loss_after=scratch.evaluate().loss,
+        function_kept=outcome.function_kept,
+    )
+
+
+def copied_problem(model: nn.Module, loss: Any, data: Any, **options: Any) -> Problem:
+    """Return a problem of a deep copy of the model, whose weights may be changed.
+
+    Raises:
+        TypeError: If the model is none, or cannot be copied.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(message("model", "be a torch.nn.Module", describe(model)))
+    try:
+        twin = copy.deepcopy(unwrapped(model))
+    except (RuntimeError, TypeError) as error:
+        contract = "be possible to copy (copy.deepcopy), since other weights are tried"
+        got = f"{type(model).__name__}: {error}"
+        raise TypeError(message("model", contract, got)) from error
+    options.setdefault("params", "all")
+    return Problem(twin, loss, data, **options)
+
+
+@torch.no_grad()
+def write_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Copy values into a model's parameters: all of them, or none."""
+    named = dict(model.named_parameters())
+    before = {name: named[name].detach().clone() for name in weights}
+    try:
+        for name, value in weights.items():
+            if not torch.equal(named[name], value):
+                named[name].copy_(value)
+    except BaseException:
+        for name, value in before.items():
+            named[name].copy_(value)
+        raise
+
+
+def root_mean_square(weight: Tensor) -> float:
+    """Return the weights' standard deviation around zero."""
+    return float(weight.detach().double().square().mean().sqrt())
+
+
+@final
+@dataclass
+class Bench:
+    """A problem whose model may be changed, its layers, and what measuring them cost.
+
+    Attributes:
+        problem: Of a copy of the user's model.
+        places: Its layers.
+        num_probes: Of layers without an exact block.
+        cost: So far.
+    """
+
+    problem: Problem
+    places: Sequence[Place]
+    num_probes: int
+    cost: Cost = field(default_factory=Cost)
+
+    def weights(self) -> Weights:
+        """Return copies of the layers' parameters, by their own names."""
+        named = dict(self.problem.model.named_parameters())
+        return {
+            name: named[name].detach().clone()
+            for place in self.places
+            for name in (place.weight_name, place.bias_name)
+            if name is not None and name in named
+        }
+
+    def restore(self, weights: Mapping[str, Tensor]) -> None:
+        """Put weights back."""
+        write_weights(self.problem.model, weights)
+
+    def measure(self, params: Any) -> Measures:
+        """Measure the blocks of some parameters, always with the same probes."""
+        measures = measure_layers(
+            self.problem.select(params),
+            num_probes=self.num_probes,
+            generator=resolve_generator(None),
+        )
+        self.cost = self.cost + measures.cost
+        return measures
+
+    def outputs(self) -> Tensor:
+        """Return the outputs on the first batch, float64."""
+        self.problem.refresh()
+        _, parameters = self.problem.leaves()
+        with self.problem.network.running(), torch.no_grad():
+            batch = next(iter(self.problem.batches()))
+            return self.problem.outputs(batch, parameters).double()
+
+    @torch.no_grad()
+    def scale(self, factors: Mapping[str, float], *, biases: bool) -> None:
+        """Multiply weights by their factors, and biases by the product so far."""
+        product = 1.0
+        for place in self.places:
+            factor = factors.get(place.name, 1.0)
+            product *= factor
+            bias = place.module.bias
+            if factor != 1.0:
+                place.weight.mul_(factor)
+            if biases and isinstance(bias, Tensor):
+                bias.mul_(product)
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What was done to the bench's model.
+
+    Attributes:
+        treatments: Of each layer, in words.
+        before: Norms of the weights' blocks before.
+        after: And after.
+        rounds: Rounds of scaling.
+        converged: Whether the norms are equal within the tolerance.
+        loss_before: The objective before.
+        function_kept: Whether the outputs are the same.
+        notes: For the result.
+    """
+
+    treatments: Mapping[str, str]
+    before: Mapping[str, float]
+    after: Mapping[str, float]
+    rounds: int
+    converged: bool
+    loss_before: float
+    function_kept: bool
+    notes: tuple[str, ...]
+
+
+def equalise(bench: Bench, *, tol: float, max_rounds: int) -> Outcome:
+    """Scale the bench's weights until their blocks are equally large."""
+    loss, outputs = bench.problem.evaluate().loss, bench.outputs()
+    treatments = {place.name: place.trouble or _SCALED for place in bench.places}
+    chosen = [p for p in bench.places if not p.trouble]
+    names = exactly([p.weight_name for p in chosen])
+    notes: list[str] = []
+    first: Measures | None = bench.measure(names) if chosen else None
+    norms = {} if first is None else first.norms
+    for name, norm in list(norms.items()):
+        if not (norm > 0.0 and math.isfinite(norm)):
+            treatments[name] = f"left: its block's norm is {norm:g}"
+            chosen = [p for p in chosen if p.name != name]
+    if first is not None and first.probed:
+        errors = [m.frobenius_norm_error / m.frobenius_norm for m in _positive(first)]
+        notes.append(
+            f"{len(first.probed)} layers were measured by the same {bench.num_probes} "
+            f"probes in every round; relative standard error up to {max(errors):.2g}"
+        )
+    if len(chosen) < 2:
+        notes.append("fewer than two layers can be scaled: nothing was changed")
+        for place in chosen:
+            treatments[place.name] = "left: there is no other layer to balance it with"
+        return Outcome(
+            treatments=treatments,
+            before=norms,
+            after=norms,
+            rounds=0,
+            converged=True,
+            loss_before=loss,
+            function_kept=True,
+            notes=tuple(notes),
+        )
+    names = exactly([p.weight_name for p in chosen])
+    start = {p.name: norms[p.name] for p in chosen}
+    final_norms, rounds, with_biases = _iterate(
+        bench, start, names, outputs, tol=tol, max_rounds=max_rounds
+    )
+    kept = _same(bench.outputs(), outputs)
+    converged = ratio(list(final_norms.values())) <= 1.0 + tol
+    if not converged:
+        notes.append(
+            f"not equal within {tol:g} after {rounds} rounds: the best is kept"
+        )
+    if not kept:
+        notes.append("the network is not positively homogeneous: its function changed")
+    if with_biases and any(p.bias_name for p in bench.places):
+        notes.append("biases were multiplied by the product of the factors so far")
+    return Outcome(
+        treatments=treatments,
+        before=norms,
+        after={**norms, **final_norms},
+        rounds=rounds,
+        converged=converged,
+        loss_before=loss,
+        function_kept=kept,
+        notes=tuple(notes),
+    )
+
+
+def _iterate(
+    bench: Bench,
+    norms: dict[str, float],
+    names: Any,
+    outputs: Tensor,
+    *,
+    tol: float,
+    max_rounds: int,
+) -> tuple[dict[str, float], int, bool]:
+    """Scale and measure in turn; leave the best weights, return norms and rounds.
+
+    Broyden's method for "all logarithms are equal", from the Jacobian of a homogeneous
+    network: there the first step is exact, elsewhere the Jacobian is learnt.
+    """
+    biases = _biases_may_follow(bench, norms, outputs)
+    best, best_weights = norms, bench.weights()
+    residual = _residual(best)
+    inverse = -0.5 * torch.eye(len(best), dtype=torch.float64)
+    step, rounds = 1.0, 0
+    while ratio(list(best.values())) > 1.0 + tol and rounds < max_rounds:
+        move = -inverse @ residual
+        move = step * (move - move.mean())
+        factors = dict(zip(best, move.exp().tolist(), strict=True))
+        bench.scale(factors, biases=biases)
+        rounds += 1
+        found = bench.measure(names).norms
+        change = _residual(found) - residual
+        learnt = inverse @ change
+        inverse = inverse + torch.outer(move - learnt, move @ inverse) / (move @ learnt)
+        if ratio(list(found.values())) < ratio(list(best.values())):
+            best, best_weights = found, bench.weights()
+            residual, step = residual + change, min(1.0, 2.0 * step)
+        else:
+            bench.restore(best_weights)
+            step *= 0.5
+    return best, rounds, biases
+
+
+def _residual(norms: Mapping[str, float]) -> Tensor:
+    logs = torch.tensor(list(norms.values()), dtype=torch.float64).log()
+    return logs - logs.mean()
+
+
+def _biases_may_follow(
+    bench: Bench, norms: Mapping[str, float], outputs: Tensor
+) -> bool:
+    """Try whether scaled biases keep the function, as in a homogeneous chain."""
+    before = bench.weights()
+    factors = dict(zip(norms, balancing_scales(list(norms.values())), strict=True))
+    bench.scale(factors, biases=True)
+    kept = _same(bench.outputs(), outputs)
+    bench.restore(before)
+    return kept
+
+
+def _same(outputs: Tensor, others: Tensor) -> bool:
+    """Tell whether outputs agree up to the rounding of float32 weights."""
+    scale = float(others.abs().max())
+    return bool((outputs - others).abs().max() <= 1e-4 * scale)
+
+
+def _positive(measures: Measures) -> list[Any]:
+    return [m for m in measures.layers.values() if m.frobenius_norm > 0.0]
+
+
+def _drawn(bench: Bench, *, tol: float, generator: torch.Generator) -> Outcome:
+    """Draw the bench's weights anew by the formula."""
+    loss, outputs = bench.problem.evaluate().loss, bench.outputs()
+    chosen = [p for p in bench.places if not p.fixed]
+    treatments = {place.name: place.fixed or _DRAWN for place in bench.places}
+    names = exactly([p.weight_name for p in chosen])
+    before = bench.measure(names).norms if chosen else {}
+    draw_recommended(chosen, generator=generator)
+    after = bench.measure(names).norms if chosen else {}
+    return Outcome(
+        treatments=treatments,
+        before=before,
+        after=after,
+        rounds=0,
+        converged=ratio(list(after.values())) <= 1.0 + tol,
+        loss_before=loss,
+        function_kept=_same(bench.outputs(), outputs),
+        notes=("weights were drawn anew, and biases zeroed",) if chosen else (),
+    )
+
+
+def recommended_std(place: Place) -> float:
+    """Return the standard deviation that the Hessian's variance law gives a layer."""
+    variance = hessian_variance(*place.fans, constant=place.constant)
+    return math.sqrt(variance)
+
+
+def draw_recommended(places: Sequence[Place], *, generator: torch.Generator) -> None:
+    """Draw layers' weights by the formula, and zero their biases."""
+    for place in places:
+        scheme = ("normal", recommended_std(place))
+        draw_(place.module, scheme, bias_std=0.0, generator=generator)
+
+
+def _rows(
+    places: Sequence[Place], outcome: Outcome, before: Weights
+) -> tuple[BalanceRow, ...]:
+    rows = []
+    for place in places:
+        now = root_mean_square(place.weight)
+        old = before.get(place.weight_name)  # a tied or computed weight has none
+        rows.append(
+            BalanceRow(
+                layer=place.name,
+                treatment=outcome.treatments[place.name],
+                std_before=now if old is None else root_mean_square(old),
+                std_after=now,
+                norm_before=outcome.before.get(place.name),
+                norm_after=outcome.after.get(place.name),
+            )
+        )
+    return tuple(rows)
