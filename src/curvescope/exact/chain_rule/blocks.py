@@ -203,7 +203,7 @@ class KroneckerBlock(OwnBlock):
         factors: A with ``A' diag(s) A`` the linearisation part of M, ``(U, K, A)``.
         signs: The s, ``(U, K)``; ``None`` where all are 1.
         curvature: The curvature part of M, ``(U, A, A)``; ``None`` where it vanishes.
-        inputs: The x, ``(U, D)``; ``None`` if no weight is selected.
+        inputs: The x, with 1 as the last entry where there is a bias, ``(U, D)``.
         pieces: ``"weight"`` and ``"bias"``, those selected, in the vector's order.
     """
 
@@ -218,7 +218,7 @@ class KroneckerBlock(OwnBlock):
         factors: Tensor,
         signs: Tensor | None,
         curvature: Tensor | None,
-        inputs: Tensor | None,
+        inputs: Tensor,
         pieces: Sequence[str],
     ) -> None:
         super().__init__(
@@ -229,11 +229,7 @@ class KroneckerBlock(OwnBlock):
             like=factors,
         )
         self._A, self._signs, self._F = factors, signs, curvature
-        self._pieces = tuple(pieces)
-        columns = [] if inputs is None else [inputs]
-        if "bias" in self._pieces:
-            columns.append(factors.new_ones(len(factors), 1))
-        self._X = columns[0] if len(columns) == 1 else torch.cat(columns, dim=1)
+        self._X, self._pieces = inputs, tuple(pieces)
 
     @property
     def num_bytes(self) -> int:

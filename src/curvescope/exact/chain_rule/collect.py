@@ -5,7 +5,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, final
 
-import torch
 from torch import Tensor
 
 from curvescope.exact.chain_rule.blocks import (
@@ -36,12 +35,31 @@ class Collector(ABC):
         """Return the block."""
 
 
-def joined(parts: Sequence[Tensor | None], like: Sequence[Tensor]) -> Tensor | None:
-    """Concatenate; parts that are ``None`` count as what their partner is replaced by."""
-    if all(part is None for part in parts):
-        return None
-    filled = [o if p is None else p for p, o in zip(parts, like, strict=True)]
-    return filled[0] if len(filled) == 1 else torch.cat(filled)
+class _Rows:
+    """Rows that arrive in parts, written into one tensor: nothing is held twice.
+
+    Args:
+        total: How many there will be.
+        filler: What stands in rows of parts that were ``None``.
+    """
+
+    def __init__(self, total: int, *, filler: float = 0.0) -> None:
+        self._total, self._filler = total, filler
+        self._rows: Tensor | None = None
+        self._count = 0
+
+    def add(self, part: Tensor | None, num: int) -> None:
+        """Write ``num`` rows."""
+        if part is not None:
+            if self._rows is None:
+                shape = (self._total, *part.shape[1:])
+                self._rows = part.new_full(shape, self._filler)
+            self._rows[self._count : self._count + num] = part
+        self._count += num
+
+    def all(self) -> Tensor | None:
+        """Return all rows; ``None`` if every part was."""
+        return self._rows
 
 
 @final
@@ -51,14 +69,15 @@ class KroneckerCollector(Collector):
     Args:
         names: The layer's parameters, in order.
         scale: What the sum over the data is multiplied by.
+        num_units: Over all data.
     """
 
-    def __init__(self, names: Sequence[str], scale: float) -> None:
+    def __init__(self, names: Sequence[str], scale: float, *, num_units: int) -> None:
         self._names, self._scale = names, scale
-        self._factors: list[Tensor] = []
-        self._signs: list[Tensor | None] = []
-        self._curvature: list[Tensor | None] = []
-        self._inputs: list[Tensor] = []
+        self._factors = _Rows(num_units)
+        self._signs = _Rows(num_units, filler=1.0)
+        self._curvature = _Rows(num_units)
+        self._inputs = _Rows(num_units, filler=1.0)
         self._pieces: tuple[str, ...] = ()
 
     def add(
@@ -73,30 +92,26 @@ class KroneckerCollector(Collector):
         self._pieces = tuple(
             "weight" if name == site.weight_name else "bias" for name in self._names
         )
-        self._factors.append(pulled[:, :, 0, :, 0] * math.sqrt(self._scale))
-        self._signs.append(factor.signs)
-        if "weight" in self._pieces:
-            self._inputs.append(site.inputs(units)[:, 0, :, 0].clone())
+        self._factors.add(pulled[:, :, 0, :, 0] * math.sqrt(self._scale), units)
+        self._signs.add(factor.signs, units)
+        self._inputs.add(site.vectors(units), units)
         own = None
         if not second.vanishes(site):
             own = second.columns(site, units=units) * self._scale
-        self._curvature.append(own)
+        self._curvature.add(own, units)
         return None
 
     def finish(self, name: str, **settings: Any) -> OwnBlock:
         """Return the block."""
-        factors = torch.cat(self._factors)
-        zeros = [
-            f.new_zeros(1, 1, 1).expand(len(f), f.shape[2], f.shape[2])
-            for f in self._factors
-        ]
-        ones = [f.new_ones(f.shape[:2]) for f in self._factors]
+        factors, inputs = self._factors.all(), self._inputs.all()
+        assert factors is not None
+        assert inputs is not None
         return KroneckerBlock(
             name,
             factors=factors,
-            signs=joined(self._signs, ones),
-            curvature=joined(self._curvature, zeros),
-            inputs=torch.cat(self._inputs) if self._inputs else None,
+            signs=self._signs.all(),
+            curvature=self._curvature.all(),
+            inputs=inputs,
             pieces=self._pieces,
             **settings,
         )
@@ -119,8 +134,8 @@ class FactorCollector(Collector):
         self._names, self._scale = names, scale
         self._forms = num_params <= num_rows
         self._total: Tensor | None = None
-        self._rows: list[Tensor] = []
-        self._signs: list[Tensor | None] = []
+        self._rows = _Rows(num_rows)
+        self._signs = _Rows(num_rows, filler=1.0)
 
     def add(
         self,
@@ -136,11 +151,11 @@ class FactorCollector(Collector):
                 f"its curvature part is not zero, and it is used {count} times a unit"
             )
         rows = site.rows(pulled, site.inputs(len(pulled)), self._names).flatten(0, 1)
-        rows = rows * math.sqrt(self._scale)
+        rows *= math.sqrt(self._scale)
         signs = None if factor.signs is None else factor.signs.flatten()
         if not self._forms:
-            self._rows.append(rows)
-            self._signs.append(signs)
+            self._rows.add(rows, len(rows))
+            self._signs.add(signs, len(rows))
             return None
         if self._total is None:
             self._total = rows.new_zeros(rows.shape[1], rows.shape[1])
@@ -155,6 +170,6 @@ class FactorCollector(Collector):
             return DenseBlock(
                 name, linearisation=linearisation, curvature=None, **settings
             )
-        ones = [r.new_ones(len(r)) for r in self._rows]
-        rows = torch.cat(self._rows)
-        return FactorBlock(name, rows=rows, signs=joined(self._signs, ones), **settings)
+        rows = self._rows.all()
+        assert rows is not None
+        return FactorBlock(name, rows=rows, signs=self._signs.all(), **settings)

@@ -194,12 +194,10 @@ class Evaluation:
             return "its outputs do not belong to one sample each"
         if bool((grad.reshape(units, -1)[~inside] != 0).any()):
             return "one sample's outputs depend on another sample"
-        left = site.arrange(grad, units).transpose(0, 1)
-        x = site.inputs(units)
-        rows = site.rows(left, x, site.names)[:, 0].sum(0)
+        left, x = site.arrange(grad, units)[0], site.inputs(units)
         expected = torch.cat([g.reshape(-1) for g in own])
         size = float(left.norm()) * (1.0 + float(x.norm()))
-        if float((rows - expected).norm()) > _ROUNDING * size:
+        if float((site.total(left, x) - expected).norm()) > _ROUNDING * size:
             return "its parameters are used in another place too"
         return None
 

@@ -20,7 +20,9 @@ from curvescope.exact.chain_rule.parts import Parts
 # Gives the units' linearisation and curvature matrices (U, A, A) from start to stop; the
 # second is None where it vanishes.
 Middle = Callable[[int, int], tuple[Tensor, Tensor | None]]
-_BYTES = 8 * 2**20
+# Small enough for the caches.
+_BYTES = 2 * 2**20
+_FORMED_BYTES = 16 * 2**20
 
 
 def triangle(matrices: Tensor) -> Tensor:
@@ -48,7 +50,7 @@ def squared_norms(middle: Middle, X: Tensor, width: int, *, zero: bool) -> Parts
     units, d = X.shape
     entries = (width * (width + 1) // 2) * (d * (d + 1) // 2)
     pairs = units * units * (width * width / 4 + d / 2)
-    few = 8 * entries <= 4 * _BYTES
+    few = 8 * entries <= _FORMED_BYTES
     if few and units * entries < pairs:
         return _by_entries(middle, X, width, zero=zero)
     return _by_pairs(middle, X, width, zero=zero)

@@ -140,6 +140,9 @@ class _Route:
         names: Its parameters, in order.
         unit_dims: Dimensions of the outputs that count units.
         once: Whether every unit uses it once.
+        num_params: Its entries.
+        num_units: Over all data.
+        num_rows: Units times outputs.
         num_bytes: Memory that its block takes.
     """
 
@@ -147,6 +150,7 @@ class _Route:
     unit_dims: int
     once: bool
     num_params: int
+    num_units: int
     num_rows: int
     num_bytes: int
 
@@ -320,14 +324,15 @@ class _Plan:
         else:
             rows = total * columns
             entries = size * size if size <= rows else rows * (size + rows)
-        return _Route(names, unit_dims, once, size, total * columns, 8 * entries)
+        rows = total * columns
+        return _Route(names, unit_dims, once, size, total, rows, 8 * entries)
 
     def compute(self, chosen: Sequence[str]) -> OwnBlocks:
         """Compute the blocks of some layers, all at once."""
         routes = {name: self.routes[name] for name in chosen}
         scale = self.problem.scale
         collectors: dict[str, Collector] = {
-            name: KroneckerCollector(r.names, scale)
+            name: KroneckerCollector(r.names, scale, num_units=r.num_units)
             if r.once
             else FactorCollector(
                 r.names, scale, num_params=r.num_params, num_rows=r.num_rows

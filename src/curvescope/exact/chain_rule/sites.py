@@ -74,6 +74,31 @@ class Site:
         """Return T."""
         return self.zero.numel() // (num_samples * self.groups * self.outputs)
 
+    def vectors(self, num_units: int) -> Tensor:
+        """Return x, and 1 where there is a bias, of a site used once: ``(U, D~)``."""
+        parts = []
+        if self.weight_name is not None:
+            parts.append(self.inputs(num_units)[:, 0, :, 0])
+        if self.bias_name is not None:
+            parts.append(self.zero.new_ones(num_units, 1))
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+
+    def total(self, cotangents: Tensor, inputs: Tensor) -> Tensor:
+        """Return the sum over samples of ``d u' c / d theta``, weight before bias.
+
+        Args:
+            cotangents: Shape ``(N, G, A, T)``.
+            inputs: Shape ``(N, G, D, T)``.
+        """
+        pieces = []
+        left = cotangents.permute(1, 2, 0, 3).flatten(2)
+        if self.weight_name is not None:
+            right = inputs.permute(1, 0, 3, 2).flatten(1, 2)
+            pieces.append((left @ right).reshape(-1))
+        if self.bias_name is not None:
+            pieces.append(left.sum(-1).reshape(-1))
+        return torch.cat(pieces)
+
     def rows(self, cotangents: Tensor, inputs: Tensor, names: Sequence[str]) -> Tensor:
         """Return ``d u' c / d theta`` of every sample.
 
