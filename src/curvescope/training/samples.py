@@ -11,6 +11,7 @@ from torch.utils._pytree import tree_flatten, tree_map
 from curvescope._core.checks import describe, message
 from curvescope._core.fingerprints import checksum
 from curvescope._core.memory import available_memory, format_bytes
+from curvescope._core.processes import ALONE
 from curvescope.problem.batches import BatchSource, default_adapter
 
 _CHUNK = 1024
@@ -102,13 +103,13 @@ def _read_one(
         dtype=dtype,
         limit=available_memory(device) // 3,
     )
-    source.read()
+    num_samples, _ = source.read(ALONE)
     if source.kept is None:
         got = f"more than {format_bytes(source.limit)}"
         remedy = "Train on fewer samples."
         raise ValueError(message(argument, "fit the memory", got, remedy))
     joined = _joined([(b.inputs, b.targets) for b in source.kept], argument)
-    return Samples(*joined, num_samples=source.num_samples)
+    return Samples(*joined, num_samples=num_samples)
 
 
 def _joined(batches: Sequence[tuple[Any, Any]], argument: str) -> tuple[Any, Any]:
