@@ -31,12 +31,11 @@ from curvescope.results.kinds import (
     EffectiveDimension,
     Eigenpairs,
     Estimate,
-    LayerRow,
-    LayerTable,
     SpectralDensity,
     VectorEstimate,
 )
 from curvescope.results.landscape import Homogeneity, LossSurface
+from curvescope.results.layers import BlockNorms, LayerRow, LayerTable
 from curvescope.results.measures import (
     CorrelationTable,
     MeasureComparison,
@@ -58,6 +57,7 @@ from curvescope.results.training import TrainingResult
 __all__ = [
     "Balance",
     "BalanceRow",
+    "BlockNorms",
     "BlockPicture",
     "ChainSummary",
     "CorrelationTable",

@@ -1,10 +1,8 @@
-"""The kinds of results: eigenpairs, estimates, densities, curves, layers."""
+"""The kinds of results: eigenpairs, estimates, densities, curves."""
 
-import dataclasses
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -294,42 +292,3 @@ class EffectiveDimension(Result):
         # Without places that were asked for, the whole curve is the answer.
         table = rows or self.rows()
         return format_table(self.headline(), table, self.notes, str(self.cost))
-
-
-@dataclass(frozen=True, kw_only=True)
-class LayerRow:
-    """Curvature of one layer's own diagonal block; norms are Frobenius norms.
-
-    The ``_error`` fields are standard errors, 0 where the value is exact;
-    ``top_eigenvalue`` is the one of largest magnitude, its error the true residual.
-    """
-
-    name: str
-    num_params: int
-    frobenius_norm: float
-    linearisation_norm: float
-    curvature_norm: float
-    trace: float
-    top_eigenvalue: float
-    frobenius_norm_error: float = 0.0
-    linearisation_norm_error: float = 0.0
-    curvature_norm_error: float = 0.0
-    trace_error: float = 0.0
-    top_eigenvalue_error: float = 0.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class LayerTable(Result):
-    """One row a layer (a module's own parameters)."""
-
-    NESTED: ClassVar[Mapping[str, type]] = {"layers": LayerRow}
-    layers: tuple[LayerRow, ...]
-    method: str
-
-    def headline(self) -> str:
-        """Return the result in one line."""
-        return f"curvature of {len(self.layers)} layers' own blocks ({self.method})"
-
-    def rows(self) -> list[dict[str, Any]]:
-        """Return one row a layer."""
-        return [dataclasses.asdict(row) for row in self.layers]
