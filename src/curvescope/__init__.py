@@ -8,10 +8,15 @@ from curvescope import losses
 from curvescope._core.progress import showing_progress
 from curvescope.analysis import (
     analyze,
+    balance_,
     homogeneity,
+    initialisation_report,
+    laplace,
+    laplace_predict,
     layer_curvature,
     loss_surface,
     rank_report,
+    step_size,
 )
 from curvescope.curvature import (
     GGN,
@@ -51,12 +56,16 @@ __all__ = [
     "Problem",
     "analyze",
     "aslinearoperator",
+    "balance_",
     "diagonal",
     "effective_dimension",
     "eigsh",
     "frobenius_norm",
     "homogeneity",
+    "initialisation_report",
     "lanczos",
+    "laplace",
+    "laplace_predict",
     "layer_curvature",
     "logdet",
     "loss_surface",
@@ -67,5 +76,6 @@ __all__ = [
     "showing_progress",
     "slq",
     "spectral_density",
+    "step_size",
     "trace",
 ]

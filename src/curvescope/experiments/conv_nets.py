@@ -7,9 +7,9 @@ published numbers are sums over 391 batches of at most 100 Ritz values each.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial, update_wrapper
+from functools import cache, partial, update_wrapper
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ _WEIGHTS, _PROBES = 0, 1
 # A training step is a forward and a backward pass; a product two of each.
 _TRAINING_PASSES, _PRODUCT_PASSES = 3.0, 6.0
 # Operations a second that these small convolutions reach, in float32.
-_RATES = {"cuda": 1e13, "cpu": 5e10}
+RATES = {"cuda": 1e13, "cpu": 5e10}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,23 +84,6 @@ def point_of(
     return ConvPoint(**own, **{name: getattr(config, name) for name in names})
 
 
-def run(
-    points: Sequence[ConvPoint], *, folder: Path | None, version: int
-) -> list[dict[str, Any]]:
-    """Train and measure the networks one after the other, on a GPU if there is one.
-
-    A kill loses neither finished networks nor, but for minutes, the training under way.
-
-    Returns:
-        Of each point ``records`` (one), ``num_samples`` and ``num_matvecs``.
-    """
-    # The folder is no part of the point: a run may be moved.
-    function = update_wrapper(partial(measure_conv, folder=folder), measure_conv)
-    return run_points(
-        points, function, folder=folder, version=version, jobs=1, description="networks"
-    )
-
-
 def measure_conv(point: ConvPoint, *, folder: Path | None = None) -> dict[str, Any]:
     """Train one network, and measure losses, errors and effective dimension.
 
@@ -114,6 +97,48 @@ def measure_conv(point: ConvPoint, *, folder: Path | None = None) -> dict[str, A
     Cost:
         The training, and ``num_probes * num_steps`` Hessian products.
     """
+    return trained_conv(point, folder=folder).value
+
+
+def run(
+    points: Sequence[ConvPoint],
+    *,
+    folder: Path | None,
+    version: int,
+    function: Callable[..., Mapping[str, Any]] = measure_conv,
+) -> list[dict[str, Any]]:
+    """Train and measure the networks one after the other, on a GPU if there is one.
+
+    A kill loses neither finished networks nor, but for minutes, the training under way.
+
+    Args:
+        points: The networks.
+        folder: Where finished networks and the training under way are kept.
+        version: Of what the function computes.
+        function: What is computed of a point; it takes the ``folder`` too.
+
+    Returns:
+        Of each point ``records`` (one), ``num_samples`` and ``num_matvecs``.
+    """
+    # The folder is no part of the point: a run may be moved.
+    bound = update_wrapper(partial(function, folder=folder), function)
+    return run_points(
+        points, bound, folder=folder, version=version, jobs=1, description="networks"
+    )
+
+
+@dataclass(frozen=True)
+class TrainedConv:
+    """A trained network in eval mode, the data it saw, and what was measured of it."""
+
+    model: nn.Module
+    images: torch.Tensor
+    labels: torch.Tensor
+    value: dict[str, Any]
+
+
+def trained_conv(point: ConvPoint, *, folder: Path | None = None) -> TrainedConv:
+    """Train one network, measure it as `measure_conv` does, and keep it."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     train_data, test_data = (
         _load(point, split).tensors() for split in ("train", "test")
@@ -161,21 +186,22 @@ def measure_conv(point: ConvPoint, *, folder: Path | None = None) -> dict[str, A
         "effective_dimension_low": low.tolist(),
         "effective_dimension_high": high.tolist(),
     }
-    return {
+    value = {
         "records": [record],
         "num_samples": problem.num_samples,
         "num_matvecs": found.cost.num_matvecs,
     }
+    return TrainedConv(
+        model=model, images=train_data[0], labels=train_data[1], value=value
+    )
 
 
 def build_conv(point: ConvPoint) -> nn.Module:
     """Return the network before training.
 
     Example:
-        >>> from curvescope.experiments.double_descent import (
-        ...     DoubleDescent, paper_points
-        ... )
-        >>> _, point = paper_points(DoubleDescent(preset="paper"))[0]
+        >>> from curvescope.experiments.double_descent import FAMILY, DoubleDescent
+        >>> _, point = FAMILY.paper_points(DoubleDescent(preset="paper"))[0]
         >>> sum(p.numel() for p in build_conv(point).parameters())
         3757
     """
@@ -206,8 +232,16 @@ def check_point(point: ConvPoint) -> None:
     check_z(point.z)
 
 
-def plan(points: Sequence[ConvPoint]) -> Plan:
-    """Say what the networks will cost, from their operations on one image."""
+def plan(points: Sequence[ConvPoint], *, more_images: float = 0.0) -> Plan:
+    """Say what the networks will cost, from their operations on one image.
+
+    Args:
+        points: The networks.
+        more_images: Forward passes of an image that each costs besides.
+
+    Returns:
+        One row a network, of all its seeds.
+    """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     rows = []
     groups: dict[ConvPoint, int] = {}
@@ -219,6 +253,7 @@ def plan(points: Sequence[ConvPoint]) -> Plan:
         images = point.num_samples or _NUM_TRAIN
         products = point.num_probes * point.num_steps
         passes = _TRAINING_PASSES * point.epochs + _PRODUCT_PASSES * products
+        work = images * passes + more_images
         depth = "" if point.depth is None else f", depth {point.depth}"
         rows.append(
             PlannedRuns(
@@ -227,25 +262,29 @@ def plan(points: Sequence[ConvPoint]) -> Plan:
                 num_params=num_params,
                 num_steps=point.epochs * -(-images // BATCH_SIZE),
                 num_matvecs=products,
-                hours=runs * images * passes * operations / _RATES[device] / 3600.0,
+                hours=runs * work * operations / RATES[device] / 3600.0,
             )
         )
     kind = (
         "a large GPU" if device == "cuda" else "a CPU; a large GPU is 200 times as fast"
     )
-    basis = f"{_RATES[device]:.0e} operations a second, {kind}"
+    basis = f"{RATES[device]:.0e} operations a second, {kind}"
     return Plan(rows=tuple(rows), basis=basis)
 
 
 def _size(point: ConvPoint) -> tuple[int, float]:
     """Return parameters, and operations of a forward pass of one image."""
-    sizes: dict[str, Any] = {} if point.depth is None else {"depth": point.depth}
+    return _counted(point.model, point.init_channels, point.depth, _num_classes(point))
+
+
+@cache
+def _counted(
+    name: str, init_channels: int, depth: int | None, num_classes: int
+) -> tuple[int, float]:
+    sizes: dict[str, Any] = {} if depth is None else {"depth": depth}
     with torch.device("meta"):
         model = build(
-            point.model,
-            init_channels=point.init_channels,
-            num_classes=_num_classes(point),
-            **sizes,
+            name, init_channels=init_channels, num_classes=num_classes, **sizes
         ).eval()
         image = torch.empty(1, 3, 32, 32)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:

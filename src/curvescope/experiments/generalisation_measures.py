@@ -1,23 +1,18 @@
 """Which measure of a trained network goes with its test loss? N_eff beside the others.
 
-A family of small networks (widths, depths, weight decays, seeds) is trained on few,
-partly mislabelled images. Every measure sees training data only.
+``small``: perceptrons (widths, depths, weight decays, seeds) on few images of which a part
+is mislabelled. ``paper``: the published convolutional networks of all widths and depths on
+CIFAR-100. Every measure sees training data only.
 """
 
 import time
 from dataclasses import dataclass
-from itertools import pairwise, product
+from itertools import product
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-import torch
-from torch import Tensor, nn
-
-from curvescope import data as datasets
-from curvescope import models
-from curvescope._core.checks import message, positive_int, real
-from curvescope.data import with_label_noise
-from curvescope.exact.gram import ggn_spectrum
+from curvescope._core.checks import message, one_of, positive_int, real
+from curvescope.experiments import conv_nets
 from curvescope.experiments.base import (
     Experiment,
     Plan,
@@ -26,26 +21,34 @@ from curvescope.experiments.base import (
     decisive,
     filled,
 )
+from curvescope.experiments.conv_measures import (
+    CONV_MEASURES,
+    MORE_IMAGES,
+    measure_conv_norms,
+)
+from curvescope.experiments.conv_nets import ConvPoint
 from curvescope.experiments.correlations import correlate
-from curvescope.experiments.norms import path_norm, sharpness, spectral_complexity
+from curvescope.experiments.dimension_records import (
+    MEAN_UNIT,
+    PUBLISHED_Z,
+    SMALL_TRAIN_LOSS,
+    given,
+)
+from curvescope.experiments.measured_family import (
+    MEASURES,
+    PIXELS,
+    FamilyPoint,
+    guess_memory,
+    guess_seconds,
+    measure_family,
+    noisy_data,
+    num_params,
+)
 from curvescope.experiments.sweep import run_points
-from curvescope.linalg import effective_dimension
-from curvescope.problem import Problem
 from curvescope.results import Cost, MeasureComparison, Provenance, Result
-from curvescope.training import train_many
 
 Target = Literal["test_loss", "test_error", "loss_gap"]
-MEASURES = (
-    "effective_dimension",
-    "num_params",
-    "path_norm",
-    "sharpness",
-    "magnitude_sharpness",
-    "spectral_complexity",
-    "weight_norm",
-    "distance_moved",
-    "ggn_trace",
-)
+Images = Literal["digits", "mnist", "fashion-mnist", "cifar10", "cifar100"]
 _WORDS = {
     "num_params": "parameters P",
     "path_norm": "path norm",
@@ -58,11 +61,6 @@ _WORDS = {
     "loss_gap": "test loss \u2212 train loss",
 }
 _VERSION = 1
-_PIXELS = {"digits": 64, "mnist": 784, "fashion-mnist": 784}
-_CLASSES = 10
-# Multiplications a second of one core in training and in decompositions, and what a
-# training step costs however small the networks are.
-_RATE, _DENSE_RATE, _STEP_SECONDS = 2e9, 8e9, 0.0025
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,46 +71,58 @@ class GeneralisationMeasures:
         "small": {
             "data": "digits",
             "num_samples": 200,
+            "label_noise": 0.2,
             "widths": (4, 6, 8, 12, 16, 32, 64),
             "depths": (1, 2, 3),
             "weight_decays": (0.0, 0.001),
             "seeds": 2,
             "steps": 2000,
+            "z": 0.01,
+            "small_train_loss": 0.1,
         },
         "paper": {
-            "data": "mnist",
-            "num_samples": 500,
-            "widths": (4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 256),
-            "depths": (1, 2, 3, 4, 5),
-            "weight_decays": (0.0, 0.0001, 0.001),
-            "seeds": 5,
-            "steps": 5000,
+            "data": "cifar100",
+            "label_noise": 0.0,
+            "widths": tuple(range(4, 65, 4)),
+            "depths": tuple(range(9)),
+            "weight_decays": (conv_nets.WEIGHT_DECAY,),
+            "seeds": 1,
+            "epochs": 200,
+            # z = 1 of the published sum over 391 batches.
+            "z": PUBLISHED_Z[1],
+            "small_train_loss": SMALL_TRAIN_LOSS,
         },
     }
 
     preset: Preset = "small"
-    """paper: a larger family on MNIST, hours; small: minutes."""
-    data: Literal["digits", "mnist", "fashion-mnist"] | None = None
-    """Images."""
+    """small: perceptrons, minutes; paper: the published convolutional networks."""
+    data: Images | None = None
+    """Images; digits, mnist or fashion-mnist for small, cifar100 or cifar10 for paper."""
     data_root: Path | None = None
     """The folder that holds one folder a data set."""
     num_samples: int | None = None
-    """The first so many training images."""
-    label_noise: float = 0.2
-    """Part of the training labels that are drawn anew at random."""
+    """The first so many training images; all of them in the published setting."""
+    label_noise: float | None = None
+    """Part of the training labels that are drawn anew at random; small only."""
     widths: tuple[int, ...] | None = None
-    """Neurons of all hidden layers, such as 4,8,16."""
+    """Neurons of all hidden layers, or channels of the first block, such as 4,8,16."""
     depths: tuple[int, ...] | None = None
-    """Hidden layers, such as 1,2,3."""
+    """Hidden layers, or blocks after the first, such as 1,2,3."""
     weight_decays: tuple[float, ...] | None = None
-    """Of the training."""
+    """Of the training; 0.0001 as published."""
     seeds: int | None = None
     """Networks of each kind; they are one group of the bootstrap."""
     steps: int | None = None
-    """Of Adam with rate 0.01 on all samples at once, with the published decay."""
-    z: float = 0.01
+    """Of Adam with rate 0.01 on all samples at once, with the published decay; small."""
+    epochs: int | None = None
+    """Passes over the data in batches of 128; paper."""
+    z: float | None = None
     """Of the effective dimension, in the unit of the mean loss's curvature."""
-    small_train_loss: float = 0.1
+    num_probes: int = 4
+    """Random probes of the published networks' N_eff; the small ones' is exact."""
+    num_steps: int = 100
+    """Lanczos steps of each probe."""
+    small_train_loss: float | None = None
     """Networks with a train loss below this are compared."""
     target: Target = "test_loss"
     """What is to be foretold."""
@@ -120,23 +130,6 @@ class GeneralisationMeasures:
     """Of the label noise and the first network of each kind."""
     jobs: int | None = None
     """Worker processes; chosen by processors, memory and work by default."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class FamilyPoint:
-    """Networks of one kind that differ in their seed, and their data."""
-
-    data: str
-    data_root: Path | None
-    num_samples: int
-    label_noise: float
-    width: int
-    depth: int
-    weight_decay: float
-    seeds: int
-    steps: int
-    z: float
-    seed: int
 
 
 def generalisation_measures(
@@ -173,171 +166,113 @@ def generalisation_measures(
     check(config)
     config = filled(config)
     began = time.perf_counter()
-    points = _points(config)
-    found = run_points(
-        points,
-        measure_family,
-        folder=folder,
-        version=_VERSION,
-        jobs=config.jobs,
-        seconds=guess_seconds,
-        memory=guess_memory,
-        description="generalisation measures",
-    )
+    found, of = _measured(config, folder)
+    limit = given(config.small_train_loss)
     records = tuple(
-        {**record, "small_train_loss": record["train_loss"] < config.small_train_loss}
+        {**record, "small_train_loss": record["train_loss"] < limit}
         for value in found
         for record in value["records"]
     )
     decays = [record["weight_decay"] for record in records]
     comparison = MeasureComparison(
-        of=_provenance(points),
-        cost=Cost(seconds=time.perf_counter() - began),
+        of=of,
+        cost=Cost(
+            num_matvecs=sum(value.get("num_matvecs", 0) for value in found),
+            seconds=time.perf_counter() - began,
+        ),
         settings=decisive(config),
         target=config.target,
-        measures=MEASURES,
+        measures=MEASURES if config.preset == "small" else CONV_MEASURES,
         records=records,
         words={
             **_WORDS,
-            "effective_dimension": f"effective dimension N_eff(z = {config.z:g})",
+            "effective_dimension": f"effective dimension N_eff(z = {config.z:.3g})",
         },
         chosen="small_train_loss",
-        chosen_words=f"train loss below {config.small_train_loss:g}",
+        chosen_words=f"train loss below {limit:g}",
         strata="weight_decay" if len(set(decays)) > 1 else None,
     )
     table = correlate(comparison, groups=("width", "depth", "weight_decay"))
     return {"comparison": comparison, "correlations": table}
 
 
-def measure_family(point: FamilyPoint) -> dict[str, Any]:
-    """Train networks of one kind, and measure each.
-
-    Returns:
-        ``records``, one a seed.
-    """
-    train_data, test_data = noisy_data(point)
-    images, labels = train_data
-    seeds = range(point.seed, point.seed + point.seeds)
-    nets = [_network(point, seed) for seed in seeds]
-    starts = [nn.utils.parameters_to_vector(net.parameters()).detach() for net in nets]
-    trained = train_many(
-        nets,
-        "cross_entropy",
-        train_data,
-        steps=point.steps,
-        learning_rate=0.01,
-        optimizer="adam",
-        weight_decay=point.weight_decay,
-        schedule="published",
-        test_data=test_data,
-        evaluate_every=point.steps,
-    )
-    records = []
-    for place, (seed, net, start) in enumerate(zip(seeds, nets, starts, strict=True)):
-        curve = trained.of_network(place)
-        losses = {
-            "train_loss": _last(curve.train_loss),
-            "test_loss": _last(curve.test_loss),
-            "test_error": 1.0 - _last(curve.test_accuracy),
-        }
-        records.append(
-            {
-                "depth": point.depth,
-                "width": point.width,
-                "weight_decay": point.weight_decay,
-                "seed": seed,
-                **losses,
-                "loss_gap": losses["test_loss"] - losses["train_loss"],
-                **measures(net, start, images, labels, z=point.z),
-            }
+def _measured(
+    config: GeneralisationMeasures, folder: Path | None
+) -> tuple[list[dict[str, Any]], Provenance]:
+    if config.preset == "small":
+        points = _points(config)
+        found = run_points(
+            points,
+            measure_family,
+            folder=folder,
+            version=_VERSION,
+            jobs=config.jobs,
+            seconds=guess_seconds,
+            memory=guess_memory,
+            description="generalisation measures",
         )
-    return {"records": records}
+        return found, _provenance(points)
+    convs = paper_points(config)
+    found = conv_nets.run(
+        convs, folder=folder, version=_VERSION, function=measure_conv_norms
+    )
+    largest = max(value["records"][0]["num_params"] for value in found)
+    return found, Provenance(
+        matrix="Hessian",
+        description=(
+            f"{len(convs)} convolutional networks, cross_entropy, {config.data}"
+        ),
+        reduction="mean",
+        unit=MEAN_UNIT,
+        num_params=largest,
+        num_samples=found[0]["num_samples"],
+    )
 
 
-def measures(
-    net: nn.Module, start: Tensor, images: Tensor, labels: Tensor, *, z: float
-) -> dict[str, float]:
-    """Measure one trained network; only training data are seen.
+def paper_points(config: GeneralisationMeasures) -> list[ConvPoint]:
+    """Return the published convolutional networks, depth by depth.
 
-    Args:
-        net: A perceptron with ReLU.
-        start: Its parameters before training, as a vector.
-        images: Training images.
-        labels: Training labels.
-        z: Of the effective dimension.
-
-    Returns:
-        A number for each of `MEASURES`.
+    Example:
+        >>> len(paper_points(GeneralisationMeasures(preset="paper")))
+        144
     """
-    spectrum = ggn_spectrum(Problem(net, "cross_entropy", (images, labels)))
-    weights = nn.utils.parameters_to_vector(net.parameters()).detach()
-    aware = sharpness(net, images, labels, magnitude_aware=True)
-    return {
-        "effective_dimension": float(effective_dimension(spectrum, z=z).value),
-        "num_params": len(weights),
-        "path_norm": path_norm(net, images[0].numel()),
-        "sharpness": sharpness(net, images, labels),
-        "magnitude_sharpness": aware,
-        "spectral_complexity": spectral_complexity(net, images, labels),
-        "weight_norm": float(weights.norm()),
-        "distance_moved": float((weights - start).norm()),
-        "ggn_trace": float(spectrum.sum()),
-    }
-
-
-def noisy_data(
-    point: FamilyPoint,
-) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """Return training images with noisy labels, and clean test images."""
-    sets = [
-        datasets.load(point.data, root=point.data_root, split=split, num_samples=count)
-        for split, count in (("train", point.num_samples), ("test", None))
+    config = filled(config)
+    return [
+        ConvPoint(
+            model="convnet",
+            init_channels=width,
+            depth=depth,
+            data=given(config.data),
+            data_root=config.data_root,
+            num_samples=config.num_samples,
+            seed=config.seed + seed,
+            epochs=given(config.epochs),
+            z=(given(config.z),),
+            num_probes=config.num_probes,
+            num_steps=config.num_steps,
+        )
+        for depth in given(config.depths)
+        for width in given(config.widths)
+        for seed in range(given(config.seeds))
     ]
-    generator = torch.Generator().manual_seed(point.seed)
-    noisy = with_label_noise(
-        sets[0], point.label_noise, keep_possible=True, generator=generator
-    )
-    (a, b), (c, d) = noisy.tensors(), sets[1].tensors()
-    return (a, b), (c, d)
-
-
-def _network(point: FamilyPoint, seed: int) -> nn.Module:
-    return models.build(
-        "mlp",
-        generator=torch.Generator().manual_seed(seed),
-        in_features=_PIXELS[point.data],
-        hidden=(point.width,) * point.depth,
-        num_classes=_CLASSES,
-        activation="relu",
-    )
-
-
-def _last(curve: Tensor | None) -> float:
-    assert curve is not None
-    return float(curve[-1])
 
 
 def _points(config: GeneralisationMeasures) -> list[FamilyPoint]:
-    assert config.data is not None
-    assert config.num_samples is not None
-    assert config.widths is not None
-    assert config.depths is not None
-    assert config.weight_decays is not None
-    assert config.seeds is not None
-    assert config.steps is not None
-    places = product(config.depths, config.widths, config.weight_decays)
+    places = product(
+        given(config.depths), given(config.widths), given(config.weight_decays)
+    )
     return [
         FamilyPoint(
-            data=config.data,
+            data=given(config.data),
             data_root=config.data_root,
-            num_samples=config.num_samples,
-            label_noise=config.label_noise,
+            num_samples=given(config.num_samples),
+            label_noise=given(config.label_noise),
             width=width,
             depth=depth,
             weight_decay=decay,
-            seeds=config.seeds,
-            steps=config.steps,
-            z=config.z,
+            seeds=given(config.seeds),
+            steps=given(config.steps),
+            z=given(config.z),
             seed=config.seed,
         )
         for depth, width, decay in places
@@ -353,15 +288,10 @@ def _provenance(points: list[FamilyPoint]) -> Provenance:
             f"with {100 * first.label_noise:g} % label noise"
         ),
         reduction="mean",
-        unit="loss (mean over the data) per parameter squared",
-        num_params=max(map(_num_params, points)),
+        unit=MEAN_UNIT,
+        num_params=max(map(num_params, points)),
         num_samples=first.num_samples,
     )
-
-
-def _num_params(point: FamilyPoint) -> int:
-    widths = (_PIXELS[point.data], *(point.width,) * point.depth, _CLASSES)
-    return sum((a + 1) * b for a, b in pairwise(widths))
 
 
 def check(config: GeneralisationMeasures) -> None:
@@ -371,7 +301,9 @@ def check(config: GeneralisationMeasures) -> None:
         FileNotFoundError: If the data are absent.
         ValueError: If a value is out of range.
     """
+    one_of("preset", config.preset, GeneralisationMeasures.PRESETS)
     config = filled(config)
+    small = config.preset == "small"
     for name in ("widths", "depths", "weight_decays"):
         values = getattr(config, name)
         if not values:
@@ -382,39 +314,50 @@ def check(config: GeneralisationMeasures) -> None:
             if name == "weight_decays":
                 real(name, value, minimum=0.0)
             else:
-                positive_int(name, value)
-    for name in ("num_samples", "seeds", "steps"):
-        positive_int(name, getattr(config, name))
-    if not 0.0 <= config.label_noise <= 1.0:
+                positive_int(name, value, minimum=1 if small or name == "widths" else 0)
+    positive_int("seeds", config.seeds)
+    if not 0.0 <= given(config.label_noise) <= 1.0:
         raise ValueError(message("label_noise", "be from 0 to 1", config.label_noise))
     real("z", config.z, minimum=0.0, strict=True)
     real("small_train_loss", config.small_train_loss, minimum=0.0, strict=True)
     positive_int("seed", config.seed, minimum=0)
     if config.jobs is not None:
         positive_int("jobs", config.jobs)
+    if small:
+        _check_small(config)
+    else:
+        _check_paper(config)
+
+
+def _check_small(config: GeneralisationMeasures) -> None:
+    one_of("data", given(config.data), tuple(PIXELS))
+    for name in ("num_samples", "steps"):
+        positive_int(name, getattr(config, name))
+    if config.epochs is not None:
+        remedy = "Here a step is on all samples at once: give `steps`."
+        contract = "be given with preset paper only"
+        raise ValueError(message("epochs", contract, config.epochs, remedy))
     noisy_data(_points(config)[0])
 
 
-def guess_seconds(point: FamilyPoint) -> float:
-    """Guess what a point costs, on one core."""
-    size, rows = _num_params(point), point.num_samples * _CLASSES
-    step = _STEP_SECONDS * (2 + point.depth) / 3
-    step += 3.0 * point.seeds * size * point.num_samples / _RATE
-    least = min(size, rows)
-    dense = (2.0 * least**3 + rows * least**2) / _DENSE_RATE
-    search = 40 * 20 * size * point.num_samples / _RATE
-    return point.steps * step + point.seeds * (dense + search)
-
-
-def guess_memory(point: FamilyPoint) -> float:
-    """Guess the bytes of a point: square matrices of the factor's smaller side."""
-    size, rows = _num_params(point), point.num_samples * _CLASSES
-    factor = 3.0 * rows * size if size <= rows else 0.0
-    return 8.0 * (factor + 6.0 * min(size, rows) ** 2) + 4e8
+def _check_paper(config: GeneralisationMeasures) -> None:
+    for name, value in (
+        ("label_noise", 0.0),
+        ("weight_decays", (conv_nets.WEIGHT_DECAY,)),
+        ("steps", None),
+    ):
+        if getattr(config, name) != value:
+            contract = f"be {value} in the published setting"
+            raise ValueError(message(name, contract, getattr(config, name)))
+    for point in paper_points(config):
+        conv_nets.check_point(point)
 
 
 def plan(config: GeneralisationMeasures) -> Plan:
     """Say what a configuration will cost."""
+    config = filled(config)
+    if config.preset == "paper":
+        return conv_nets.plan(paper_points(config), more_images=MORE_IMAGES)
     rows = tuple(
         PlannedRuns(
             what=(
@@ -422,11 +365,11 @@ def plan(config: GeneralisationMeasures) -> Plan:
                 f"weight decay {point.weight_decay:g}"
             ),
             runs=point.seeds,
-            num_params=_num_params(point),
+            num_params=num_params(point),
             num_steps=point.steps,
             hours=guess_seconds(point) / 3600.0,
         )
-        for point in _points(filled(config))
+        for point in _points(config)
     )
     return Plan(rows=rows, basis="one CPU core")
 

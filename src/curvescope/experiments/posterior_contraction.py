@@ -1,28 +1,21 @@
 """Posterior contraction: a covariance's effective dimension while observations come in.
 
 Of a Bayesian linear model it is exact. Of a network it is that of the linearised Laplace
-posterior; at fixed weights it can only fall, since every observation adds a positive
-semidefinite matrix to the precision.
+posterior, which at fixed weights can only fall, since every observation adds a positive
+semidefinite matrix to the precision; or that of samples by NUTS, as published.
 """
 
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from curvescope import models
-from curvescope._core.checks import message, positive_int, real
-from curvescope.analysis import laplace
-from curvescope.bayes import (
-    covariance_effective_dimension,
-    function_effective_dimension,
-    linear_posterior,
-)
+from curvescope._core.checks import message, one_of, positive_int, real
 from curvescope.experiments.base import (
     Experiment,
     Plan,
@@ -31,17 +24,36 @@ from curvescope.experiments.base import (
     decisive,
     filled,
 )
-from curvescope.experiments.posterior_mode import find_mode
+from curvescope.experiments.posterior_linear import PLACES, WAVES, linear_curves
+from curvescope.experiments.posterior_net import (
+    NUM_PARAMS,
+    Weights,
+    laplace_curves,
+)
+from curvescope.experiments.posterior_samples import (
+    SampledPoint,
+    guess_sampling_memory,
+    guess_sampling_seconds,
+    measure_samples,
+    prior_sample_dimension,
+    require_numpyro,
+    sampling_plan,
+)
 from curvescope.experiments.sweep import run_points
-from curvescope.problem import Problem
-from curvescope.results import Cost, PosteriorContraction, Provenance, Result
+from curvescope.results import (
+    ChainSummary,
+    Cost,
+    PosteriorContraction,
+    Provenance,
+    Result,
+)
+from curvescope.results.contraction import CURVES
 
-Weights = Literal["last", "each"]
+Sampler = Literal["laplace", "nuts"]
 _VERSION = 1
-_PLACES, _WAVES, _END = 300, 100, 50.0
-_MOST_LINEAR, _MOST_NET = _PLACES, 100_000
-_HIDDEN = (20, 20)
-_NOISE = 0.05
+_MOST_LINEAR, _MOST_NET = PLACES, 100_000
+# Where chains are commonly called mixed.
+_R_HAT = 1.01
 _LINEAR: dict[str, dict[str, Any]] = {
     "small": {"num_observations": (1, *range(5, 301, 5)), "draws": 3},
     "paper": {"num_observations": tuple(range(1, 301)), "draws": 5},
@@ -56,6 +68,10 @@ _NET: dict[str, dict[str, Any]] = {
         "draws": 5,
     },
 }
+_NUTS: dict[str, dict[str, Any]] = {
+    "small": {"num_observations": (20, 50, 100, 200), "draws": 1, "samples": 500},
+    "paper": {**_NET["paper"], "samples": 2000},
+}
 _SHARED: dict[str, dict[str, float]] = {
     "linear": {"z": 5.0, "prior_variance": 3.0},
     "net": {"z": 1.0, "prior_variance": 1.0},
@@ -69,7 +85,10 @@ class PosteriorContractionConfig:
     preset: Preset = "small"
     """How many numbers of observations and draws; both take minutes at most."""
     model: Literal["linear", "net"] = "linear"
-    """The Bayesian linear model, or a small network by its linearised Laplace posterior."""
+    """The Bayesian linear model, or a small network."""
+    sampler: Sampler = "laplace"
+    """Of the net: its linearised Laplace posterior, or samples by NUTS as published, for
+    which curvescope[nuts] is needed."""
     num_observations: tuple[int, ...] | None = None
     """Such as 20,100,500; of one draw always the first so many."""
     draws: int | None = None
@@ -79,7 +98,11 @@ class PosteriorContractionConfig:
     prior_variance: float | None = None
     """Of every parameter; 3 (linear) or 1 (net) as published."""
     weights: Weights = "last"
-    """Of the net: the mode given all observations, or each number's own mode."""
+    """Of the net by Laplace: the mode given all observations, or each number's own."""
+    samples: int | None = None
+    """Kept of each chain of NUTS, after as many of warm-up; 2000 as published."""
+    chains: int = 1
+    """Of NUTS; one as published."""
     seed: int = 0
     """Of the first draw."""
     jobs: int | None = None
@@ -88,7 +111,8 @@ class PosteriorContractionConfig:
     @property
     def PRESETS(self) -> dict[str, dict[str, Any]]:
         """What the presets fill in."""
-        own = _LINEAR if self.model == "linear" else _NET
+        nuts = _NUTS if self.sampler == "nuts" else _NET
+        own = _LINEAR if self.model == "linear" else nuts
         shared = _SHARED.get(self.model, {})
         return {name: {**shared, **values} for name, values in own.items()}
 
@@ -140,14 +164,18 @@ def posterior_contraction(
     config = filled(config)
     began = time.perf_counter()
     points = _points(config)
-    values = run_points(
-        points,
-        measure,
-        folder=folder,
-        version=_VERSION,
-        jobs=config.jobs,
-        seconds=guess_seconds,
-        description=f"posterior contraction ({config.model})",
+    values = (
+        _sampled(config, points, folder)
+        if config.sampler == "nuts"
+        else run_points(
+            points,
+            measure,
+            folder=folder,
+            version=_VERSION,
+            jobs=config.jobs,
+            seconds=guess_seconds,
+            description=f"posterior contraction ({config.model})",
+        )
     )
 
     def curve(name: str) -> Tensor | None:
@@ -155,13 +183,16 @@ def posterior_contraction(
             return None
         return torch.tensor([value[name] for value in values], dtype=torch.float64)
 
-    of = _provenance(points[0], values[0])
+    of = _provenance(config, points[0], values[0])
+    rows = (row for value in values for row in value.get("chains", ()))
+    chains = tuple(ChainSummary(**row) for row in rows)
     contraction = PosteriorContraction(
         of=of,
         cost=Cost(seconds=time.perf_counter() - began),
         settings=decisive(config),
-        notes=_notes(config),
+        notes=(*_notes(config), *_doubts(chains)),
         model=config.model,
+        posterior="exact" if config.model == "linear" else config.sampler,
         num_observations=torch.tensor(points[0].num_observations),
         parameter_dimension=_present(curve("parameter_dimension")),
         effective_dimension=_present(curve("effective_dimension")),
@@ -170,6 +201,8 @@ def posterior_contraction(
         z=points[0].z,
         num_params=of.num_params,
         seeds=tuple(point.seed for point in points),
+        chains=chains,
+        independent_prior_dimension=_independent(config, points[0], of.num_params),
     )
     return {"contraction": contraction}
 
@@ -179,142 +212,97 @@ def _present(curve: Tensor | None) -> Tensor:
     return curve
 
 
+def _sampled(
+    config: PosteriorContractionConfig, draws: list[Draw], folder: Path | None
+) -> list[dict[str, Any]]:
+    """Sample each number of observations of each draw; return one value a draw."""
+    require_numpyro()
+    found = run_points(
+        sampled_points(config),
+        measure_samples,
+        folder=folder,
+        version=_VERSION,
+        jobs=config.jobs,
+        seconds=guess_sampling_seconds,
+        memory=guess_sampling_memory,
+        description="posterior contraction (net, NUTS)",
+    )
+    counts = draws[0].num_observations
+    values = []
+    for i, draw in enumerate(draws):
+        own = found[i * len(counts) : (i + 1) * len(counts)]
+        value: dict[str, Any] = {c: [row[c] for row in own] for c in CURVES}
+        value["num_params"] = own[0]["num_params"]
+        value["chains"] = [
+            {"num_observations": count, "seed": draw.seed}
+            | {k: v for k, v in row.items() if k not in (*CURVES, "num_params")}
+            for count, row in zip(counts, own, strict=True)
+        ]
+        values.append(value)
+    return values
+
+
+def sampled_points(config: PosteriorContractionConfig) -> list[SampledPoint]:
+    """Return the posteriors that NUTS samples, draw by draw.
+
+    Example:
+        >>> config = PosteriorContractionConfig(model="net", sampler="nuts")
+        >>> [point.num_observations for point in sampled_points(config)]
+        [20, 50, 100, 200]
+    """
+    config = filled(config)
+    assert config.samples is not None
+    return [
+        SampledPoint(
+            num_observations=count,
+            drawn=draw.num_observations[-1],
+            z=draw.z,
+            prior_variance=draw.prior_variance,
+            samples=config.samples,
+            chains=config.chains,
+            seed=draw.seed,
+        )
+        for draw in _points(config)
+        for count in draw.num_observations
+    ]
+
+
+def _independent(
+    config: PosteriorContractionConfig, point: Draw, num_params: int
+) -> float:
+    if config.sampler != "nuts":
+        return math.nan
+    assert config.samples is not None
+    return prior_sample_dimension(
+        num_params,
+        config.chains * config.samples,
+        z=point.z,
+        prior_variance=point.prior_variance,
+    )
+
+
 def measure(point: Draw) -> dict[str, Any]:
     """Compute the curves of one draw."""
     return _measure_linear(point) if point.model == "linear" else _measure_net(point)
 
 
-def fourier_features(
-    num_places: int = _PLACES, num_waves: int = _WAVES, end: float = _END
-) -> Tensor:
-    """Return the published design: cosines and sines of ``j pi x``, j = 1, 2, ...
-
-    Args:
-        num_places: Numbers x, evenly from 0 to ``end``.
-        num_waves: Frequencies.
-        end: The last x.
-
-    Returns:
-        Shape ``(num_places, 2 num_waves)``, float64.
-
-    Example:
-        >>> fourier_features(3, 2).shape
-        torch.Size([3, 4])
-    """
-    x = torch.linspace(0.0, end, num_places, dtype=torch.float64)[:, None]
-    phases = torch.pi * x * torch.arange(1, num_waves + 1)
-    return torch.cat([phases.cos(), phases.sin()], dim=1)
-
-
-# A variance, as in the published code, which calls it a standard deviation.
-_LINEAR_NOISE = 0.1
-
-
 def _measure_linear(point: Draw) -> dict[str, Any]:
-    order = np.random.default_rng(point.seed).permutation(_PLACES)
-    features = fourier_features()[torch.from_numpy(order)]
-    found: dict[str, Any] = {
-        "parameter_dimension": [],
-        "function_dimension": [],
-        "effective_dimension": [],
-    }
-    for count in point.num_observations:
-        # The targets play no part in a covariance.
-        posterior = linear_posterior(
-            features[:count],
-            torch.zeros(count),
-            prior_variance=point.prior_variance,
-            noise_variance=_LINEAR_NOISE,
-        )
-        parameters = covariance_effective_dimension(posterior, z=point.z)
-        function = function_effective_dimension(posterior, z=point.z)
-        found["parameter_dimension"].append(parameters.value)
-        found["function_dimension"].append(function.value)
-        found["effective_dimension"].append(posterior.effective_dimension)
-    return {**found, "num_params": features.shape[1]}
-
-
-def regression_data(num_samples: int, seed: int) -> tuple[Tensor, Tensor, float]:
-    r"""Draw the published regression, in random order.
-
-    .. math:: y = (1, x, x^2) w + \tfrac12 (\tfrac12 + x)^2 \sin 4x + 0.05\,\varepsilon,
-        \quad w \sim N(0, \tfrac14 I)
-
-    Args:
-        num_samples: Numbers x, evenly from -1 to 1.
-        seed: Of w, of the noise and of the order.
-
-    Returns:
-        Inputs ``(n, 3)``, standardised targets ``(n, 1)``, and the variance of the
-        noise in their unit.
-
-    Example:
-        >>> inputs, targets, noise = regression_data(50, seed=0)
-        >>> inputs.shape, round(float(targets.var(correction=0)), 6)
-        (torch.Size([50, 3]), 1.0)
-    """
-    generator = np.random.default_rng(seed)
-    x = np.linspace(-1.0, 1.0, num_samples)
-    X = np.stack([np.ones_like(x), x, x**2], axis=1)
-    y = X @ (0.5 * generator.standard_normal(3))
-    y += 0.5 * (0.5 + x) ** 2 * np.sin(4.0 * x)
-    y += _NOISE * generator.standard_normal(num_samples)
-    scale = y.std()
-    order = generator.permutation(num_samples)
-    targets = ((y - y.mean()) / scale)[order, None]
-    return (
-        torch.from_numpy(X[order]),
-        torch.from_numpy(targets),
-        float((_NOISE / scale) ** 2),
+    return linear_curves(
+        point.num_observations,
+        z=point.z,
+        prior_variance=point.prior_variance,
+        seed=point.seed,
     )
 
 
 def _measure_net(point: Draw) -> dict[str, Any]:
-    counts = point.num_observations
-    inputs, targets, noise = regression_data(counts[-1], point.seed)
-    model = _draw_from_prior(point)
-    precision = 1.0 / point.prior_variance
-    found: dict[str, Any] = {"parameter_dimension": [], "effective_dimension": []}
-
-    def record(count: int) -> None:
-        data = (inputs[:count], targets[:count])
-        posterior = laplace(
-            Problem(model, "half_squared_error", data),
-            prior_precision=precision,
-            noise_variance=noise,
-            method="exact",
-        )
-        parameters = covariance_effective_dimension(posterior, z=point.z)
-        found["parameter_dimension"].append(parameters.value)
-        found["effective_dimension"].append(posterior.effective_dimension.value)
-
-    # Few observations first: each mode is a good place to begin for the next one.
-    for count in counts:
-        data = (inputs[:count], targets[:count])
-        find_mode(model, *data, noise_variance=noise, prior_precision=precision)
-        if point.weights == "each":
-            record(count)
-    if point.weights == "last":
-        for count in counts:
-            record(count)
-    return {**found, "num_params": sum(p.numel() for p in model.parameters())}
-
-
-def _draw_from_prior(point: Draw) -> nn.Module:
-    model = models.build(
-        "mlp",
-        in_features=3,
-        hidden=_HIDDEN,
-        num_classes=1,
-        activation="elu",
-        bias=False,
-    ).double()
-    generator = torch.Generator().manual_seed(point.seed)
-    with torch.no_grad():
-        for p in model.parameters():
-            p.copy_(torch.randn(p.shape, generator=generator, dtype=p.dtype))
-            p.mul_(point.prior_variance**0.5)
-    return model
+    return laplace_curves(
+        point.num_observations,
+        z=point.z,
+        prior_variance=point.prior_variance,
+        weights=point.weights,
+        seed=point.seed,
+    )
 
 
 def _points(config: PosteriorContractionConfig) -> list[Draw]:
@@ -339,14 +327,17 @@ def _prior_dimension(point: Draw, num_params: int) -> float:
     return num_params * point.prior_variance / (point.prior_variance + point.z)
 
 
-def _provenance(point: Draw, value: Mapping[str, Any]) -> Provenance:
+def _provenance(
+    config: PosteriorContractionConfig, point: Draw, value: Mapping[str, Any]
+) -> Provenance:
     names = {
         "linear": "Bayesian linear model, Fourier features",
-        "net": "linearised Laplace posterior of a 3-20-20-1 ELU network",
+        "laplace": "linearised Laplace posterior of a 3-20-20-1 ELU network",
+        "nuts": "posterior of a 3-20-20-1 ELU network, sampled by NUTS",
     }
     return Provenance(
         matrix="posterior covariance",
-        description=names[point.model],
+        description=names[point.model if point.model == "linear" else config.sampler],
         reduction="sum",
         unit="variance of a parameter",
         num_params=int(value["num_params"]),
@@ -359,15 +350,50 @@ def _notes(config: PosteriorContractionConfig) -> tuple[str, ...]:
         return (
             "the published axis calls the function covariance's curve the Hessian's",
         )
+    if config.sampler == "nuts":
+        parameters = (
+            "the dimensions are of the weights' sample covariance, centred; the published "
+            "ones are of samples that are not, with the noise's precision as one "
+            "parameter more (published_dimension)"
+        )
+        function = (
+            "the published dimension of the function is the number of observations, or "
+            "of samples less one, whatever the posterior (published_function_dimension)"
+        )
+        return (parameters, function)
     where = {
         "last": "at the mode given all observations, where it can only fall",
         "each": "at each number's own mode",
     }[config.weights]
     note = (
         f"the posterior is the linearised Laplace one, {where}; the published curve is "
-        "that of samples by NUTS, which falls further"
+        "that of samples by NUTS (--sampler nuts), which falls further"
     )
     return (note,)
+
+
+def _doubts(chains: tuple[ChainSummary, ...]) -> tuple[str, ...]:
+    """Say how far chains are from what they stand for."""
+    if not chains:
+        return ()
+    rising = [c.num_observations for c in chains if c.weights_r_hat > _R_HAT]
+    notes = []
+    if rising:
+        worst = max(c.weights_r_hat for c in chains)
+        notes.append(
+            f"R-hat of some weight is above {_R_HAT:g} at {len(rising)} of {len(chains)} "
+            f"points (up to {worst:.3g}): these chains have not seen the whole posterior, "
+            "and a covariance of theirs is of the part they saw"
+        )
+    diverged = sum(c.divergences for c in chains)
+    if diverged:
+        notes.append(f"{diverged} transitions diverged")
+    cut = max(c.largest_trees for c in chains)
+    if cut > 0.0:
+        notes.append(
+            f"up to {100.0 * cut:.3g} % of the transitions were cut at the largest tree"
+        )
+    return tuple(notes)
 
 
 def check(config: PosteriorContractionConfig) -> None:
@@ -376,6 +402,10 @@ def check(config: PosteriorContractionConfig) -> None:
     Raises:
         ValueError: If a value is out of range.
     """
+    one_of("sampler", config.sampler, ("laplace", "nuts"))
+    if config.sampler == "nuts" and config.model == "linear":
+        contract = "be laplace for the linear model, whose posterior is exact"
+        raise ValueError(message("sampler", contract, config.sampler))
     config = filled(config)
     counts = config.num_observations
     assert counts is not None
@@ -389,6 +419,11 @@ def check(config: PosteriorContractionConfig) -> None:
     if len(set(counts)) != len(counts):
         raise ValueError(message("num_observations", "have no repetition", counts))
     positive_int("draws", config.draws)
+    positive_int("chains", config.chains)
+    if config.sampler == "nuts":
+        positive_int("samples", config.samples, minimum=4)
+    elif config.samples is not None:
+        raise ValueError(message("samples", "be given to NUTS only", config.samples))
     real("z", config.z, minimum=0.0, strict=True)
     real("prior_variance", config.prior_variance, minimum=0.0, strict=True)
     positive_int("seed", config.seed, minimum=0)
@@ -405,14 +440,15 @@ def guess_seconds(point: Draw) -> float:
 
 def plan(config: PosteriorContractionConfig) -> Plan:
     """Say what a configuration will cost."""
-    points = _points(filled(config))
+    config = filled(config)
+    if config.sampler == "nuts":
+        return sampling_plan(sampled_points(config))
+    points = _points(config)
     first = points[0].num_observations
     row = PlannedRuns(
         what=f"{config.model}, {len(first)} numbers of observations up to {first[-1]}",
         runs=len(points),
-        num_params=2 * _WAVES
-        if config.model == "linear"
-        else sum(p.numel() for p in _draw_from_prior(points[0]).parameters()),
+        num_params=2 * WAVES if config.model == "linear" else NUM_PARAMS,
         hours=sum(map(guess_seconds, points)) / 3600.0,
     )
     return Plan(rows=(row,), basis="one CPU core")

@@ -5,6 +5,7 @@ one seed, the summed half squared error.
 """
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,8 +25,8 @@ _VERSION = 1
 
 
 @dataclass(frozen=True, kw_only=True)
-class RankSweepConfig(RankSettings):
-    """What the three sweeps share."""
+class RankSweepConfig(RankSettings, ABC):
+    """What the three sweeps share; each says what its axis is."""
 
     AXIS: ClassVar[Axis]
 
@@ -35,13 +36,13 @@ class RankSweepConfig(RankSettings):
     """Worker processes; chosen by processors, memory and work by default."""
 
     @property
+    @abstractmethod
     def values(self) -> tuple[int, ...]:
         """Where on the axis."""
-        raise NotImplementedError
 
+    @abstractmethod
     def at(self, value: int, seed: int) -> RankPoint:
         """Return the point at a value of the axis."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, kw_only=True)

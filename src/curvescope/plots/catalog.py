@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from curvescope._core.checks import message
 from curvescope.plots.block_picture import block_picture_size, plot_block_picture
+from curvescope.plots.chain_rule import chain_rule_size, plot_chain_rule
 from curvescope.plots.contraction import contraction_size, plot_contraction
 from curvescope.plots.density import plot_density
 from curvescope.plots.dimension_map import dimension_map_size, plot_dimension_map
@@ -14,9 +15,28 @@ from curvescope.plots.dimension_sweep import (
     dimension_sweep_size,
     plot_dimension_sweep,
 )
-from curvescope.plots.effective_dimension import plot_effective_dimension
+from curvescope.plots.effective_dimension import (
+    plot_dimension_bounds,
+    plot_effective_dimension,
+)
 from curvescope.plots.eigenvalues import plot_eigenvalues
 from curvescope.plots.homogeneity import homogeneity_size, plot_homogeneity
+from curvescope.plots.init_compare import (
+    init_compare_size,
+    init_ranking_size,
+    plot_init_compare,
+    plot_init_ranking,
+)
+from curvescope.plots.init_sweep import init_scan_size, plot_init_scan
+from curvescope.plots.init_training import init_training_size, plot_init_training
+from curvescope.plots.initialisation import (
+    balance_size,
+    initialisation_size,
+    plot_balance,
+    plot_initialisation,
+    plot_step_size,
+    step_size_size,
+)
 from curvescope.plots.landscape import loss_surface_size, plot_loss_surface
 from curvescope.plots.layers import layer_size, plot_layers
 from curvescope.plots.measures import (
@@ -24,6 +44,13 @@ from curvescope.plots.measures import (
     measures_size,
     plot_correlations,
     plot_measures,
+)
+from curvescope.plots.posteriors import (
+    evidence_size,
+    plot_evidence_fit,
+    plot_posterior,
+    plot_predictive,
+    posterior_size,
 )
 from curvescope.plots.random_features import (
     plot_random_features,
@@ -40,20 +67,39 @@ from curvescope.plots.spirals import (
     surface_comparison_size,
 )
 from curvescope.plots.style import WIDE, is_narrow
+from curvescope.plots.theorems import (
+    identities_size,
+    plot_function_homogeneity,
+    plot_identities,
+)
 from curvescope.plots.training import plot_training, training_size
 from curvescope.results import (
+    Balance,
     BlockPicture,
+    ChainRule,
     CorrelationTable,
+    DimensionBounds,
     DimensionMap,
     DimensionSweep,
     EffectiveDimension,
     Eigenpairs,
+    EvidenceFit,
+    FunctionSpaceHomogeneity,
     Homogeneity,
+    IdentityTable,
+    InitComparison,
+    InitialisationReport,
+    InitRanking,
+    InitScan,
+    InitTraining,
+    LaplacePosterior,
     LayerTable,
+    LinearPosterior,
     LossSurface,
     MeasureComparison,
     PerturbedClassifiers,
     PosteriorContraction,
+    Predictive,
     RandomFeaturesCurve,
     RankEstimate,
     RankReport,
@@ -61,6 +107,7 @@ from curvescope.results import (
     Result,
     SpectralDensity,
     SpectrumComparison,
+    StepSize,
     SurfaceComparison,
     TrainingResult,
 )
@@ -69,9 +116,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _DRAW: dict[type[Result], Callable[..., Any]] = {
+    StepSize: plot_step_size,
+    InitialisationReport: plot_initialisation,
+    Balance: plot_balance,
     Eigenpairs: plot_eigenvalues,
     SpectralDensity: plot_density,
     EffectiveDimension: plot_effective_dimension,
+    DimensionBounds: plot_dimension_bounds,
     LayerTable: plot_layers,
     RankEstimate: plot_singular_values,
     RankReport: plot_rank_report,
@@ -89,8 +140,22 @@ _DRAW: dict[type[Result], Callable[..., Any]] = {
     MeasureComparison: plot_measures,
     CorrelationTable: plot_correlations,
     TrainingResult: plot_training,
+    InitTraining: plot_init_training,
+    InitScan: plot_init_scan,
+    InitComparison: plot_init_compare,
+    InitRanking: plot_init_ranking,
+    ChainRule: plot_chain_rule,
+    LinearPosterior: plot_posterior,
+    LaplacePosterior: plot_posterior,
+    Predictive: plot_predictive,
+    EvidenceFit: plot_evidence_fit,
+    IdentityTable: plot_identities,
+    FunctionSpaceHomogeneity: plot_function_homogeneity,
 }
 _SIZES: dict[type[Result], Callable[[Any, float], tuple[float, float]]] = {
+    StepSize: lambda _, width: step_size_size(width),
+    InitialisationReport: initialisation_size,
+    Balance: balance_size,
     LayerTable: lambda table, width: layer_size(len(table.layers), width),
     LossSurface: loss_surface_size,
     Homogeneity: homogeneity_size,
@@ -103,6 +168,15 @@ _SIZES: dict[type[Result], Callable[[Any, float], tuple[float, float]]] = {
     MeasureComparison: measures_size,
     CorrelationTable: correlations_size,
     TrainingResult: training_size,
+    InitTraining: init_training_size,
+    InitScan: init_scan_size,
+    InitComparison: init_compare_size,
+    InitRanking: init_ranking_size,
+    ChainRule: chain_rule_size,
+    LinearPosterior: posterior_size,
+    LaplacePosterior: posterior_size,
+    EvidenceFit: evidence_size,
+    IdentityTable: identities_size,
     RankReport: lambda _, width: rank_report_size(width),
     RankSweep: lambda _, width: _with_legend(width),
     SpectrumComparison: lambda _, width: _with_legend(width),

@@ -76,26 +76,56 @@ def plot_contraction(
         if result.function_dimension is not None:
             words = "function covariance"
             _draw(left, x, result.function_dimension, "blue", (0, (1.2, 1.2)), words)
+        _draw_sampling(left, x, result)
         left.set_ylabel(f"N_eff of the covariance, z = {result.z:g}")
-        words = f"{matrix} at the prior's precision"
+        sampled = result.posterior == "nuts"
+        words = (
+            "prior less posterior variance" if sampled else f"{matrix} at the prior's"
+        )
+        words += ", in all" if sampled else " precision"
         _draw(right, x, result.effective_dimension, "green", "-", words)
-        right.set_ylabel(f"N_eff of the {matrix}")
+        right.set_ylabel(
+            "determined parameters" if sampled else f"N_eff of the {matrix}"
+        )
         for axes in (left, right):
             _set_axis(axes, x)
         handles = [*left.get_lines(), *right.get_lines()]
         columns = 1 if is_narrow(size) else 2
         figure.legend(handles=handles, loc="outside lower left", ncols=columns)
-        kind = "linear model" if result.model == "linear" else "network, by Laplace"
-        text = f"Posterior contraction of a {kind}" if title is None else title
+        text = f"Posterior contraction of a {_kind(result)}" if title is None else title
         if text:
             set_figure_title(figure, text)
     return figure
 
 
+def _kind(result: PosteriorContraction) -> str:
+    if result.model == "linear":
+        return "linear model"
+    return f"network, by {'NUTS' if result.posterior == 'nuts' else 'Laplace'}"
+
+
+def _draw_sampling(axes: Axes, x: np.ndarray, result: PosteriorContraction) -> None:
+    """Draw what the same samples give in other ways."""
+    published = result.published_curve()
+    if published is None:
+        return
+    axes.axhline(
+        result.independent_prior_dimension,
+        color=PALETTE["muted"],
+        linestyle=(0, (1.2, 1.2)),
+        label="the same, of as many independent samples",
+    )
+    words = "the published way: not centred"
+    _draw(axes, x, published, "purple", (0, (4.0, 1.5, 1.2, 1.5)), words)
+    half = result.half_curve()
+    assert half is not None
+    _draw(axes, x, half, "ggn-edge", (0, (1.2, 1.2)), "by the first half of each chain")
+
+
 def contraction_size(result: PosteriorContraction, width: float) -> tuple[float, float]:
     """Return the size at which the panels can be read."""
-    del result
-    return (width, 6.6 if is_narrow((width, 0.0)) else 3.9)
+    more = 0.25 * 3 if result.chains else 0.0
+    return (width, (6.6 if is_narrow((width, 0.0)) else 3.9) + more)
 
 
 def _draw(

@@ -4,28 +4,46 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from curvescope.report import dimensions, ranks
+from curvescope.report import dimensions, init_kinds, initialisation, posteriors, ranks
 from curvescope.report.formatting import number
 from curvescope.results import (
+    Balance,
     BlockPicture,
+    ChainRule,
     CorrelationTable,
+    DimensionBounds,
     DimensionMap,
     DimensionSweep,
     EffectiveDimension,
     Eigenpairs,
+    EvidenceFit,
+    FunctionSpaceHomogeneity,
     Homogeneity,
+    IdentityTable,
+    InitComparison,
+    InitialisationReport,
+    InitRanking,
+    InitScan,
+    InitSummary,
+    InitTraining,
+    LaplacePosterior,
+    LawTable,
     LayerTable,
+    LinearPosterior,
     LossSurface,
     MeasureComparison,
     PerturbedClassifiers,
     PosteriorContraction,
+    Predictive,
     RandomFeaturesCurve,
     RankEstimate,
     RankReport,
     RankSweep,
+    RegularisationScale,
     Result,
     SpectralDensity,
     SpectrumComparison,
+    StepSize,
     SurfaceComparison,
     TrainingResult,
     VectorEstimate,
@@ -89,8 +107,27 @@ def _dimension_sureness(result: EffectiveDimension) -> str:
             f"This is a lower bound: eigenvalues not computed can only add. {negative}"
         )
     if float(result.standard_errors.abs().max()) == 0.0:
-        return f"Exact up to rounding. {negative}"
-    return f"The band is the 95 % interval over the random probes. {negative}"
+        return f"Exact up to rounding. {negative}{_dimension_bounds(result)}"
+    steps = (
+        ", and what the Lanczos steps leave open for certain"
+        if result.bracketed
+        else ""
+    )
+    return (
+        f"The band is the 95 % interval over the random probes{steps}. {negative}"
+        f"{_dimension_bounds(result)}"
+    )
+
+
+def _dimension_bounds(result: EffectiveDimension) -> str:
+    if result.bounds is None:
+        return ""
+    return (
+        f" The lower bound is certain, by {result.bounds.num_pairs} eigenpairs and their "
+        "residuals; the upper one also needs that no larger eigenvalue was missed"
+        + (", and the trace within 95 %." if result.bounds.upper_from == "sum" else ".")
+        + f" {result.bounds.verdict[:1].upper()}{result.bounds.verdict[1:]}."
+    )
 
 
 _AXES = {
@@ -136,6 +173,22 @@ _KINDS: dict[type[Result], Kind] = {
             "close to zero far below."
         ),
         sureness=_dimension_sureness,
+        show_table=False,
+    ),
+    DimensionBounds: Kind(
+        title=lambda r: f"Bounds of the effective dimension of the {r.of.matrix}",
+        reading=lambda _: (
+            "The effective dimension lies between the lines: the lower one counts the "
+            "known eigenvalues only, the upper one all others at the most they can be."
+        ),
+        sureness=lambda r: (
+            "The lower bound is certain, the upper one if no larger eigenvalue was missed"
+            + (
+                " and the trace lies in its 95 % interval."
+                if r.upper_from == "sum"
+                else "."
+            )
+        ),
         show_table=False,
     ),
     LayerTable: Kind(
@@ -259,12 +312,7 @@ _KINDS: dict[type[Result], Kind] = {
             )
         ),
         sureness=lambda r: (
-            f"Each curve is exact for its draw; bands reach over {len(r.seeds)} draws."
-            + (
-                ""
-                if r.model == "linear"
-                else " The posterior is that of the linearised network (Laplace)."
-            )
+            f"Bands reach over {len(r.seeds)} draws. {posteriors.contraction_sureness(r)}"
         ),
     ),
     MeasureComparison: Kind(
@@ -335,6 +383,115 @@ _KINDS: dict[type[Result], Kind] = {
             "Every point is the loss over all data, exact up to rounding in the precision "
             "it was computed in."
         ),
+    ),
+    LinearPosterior: Kind(
+        title=lambda _: "Posterior of the linear model",
+        reading=lambda _: posteriors.POSTERIOR_READING,
+        sureness=posteriors.linear_sureness,
+    ),
+    LaplacePosterior: Kind(
+        title=lambda _: "Linearised Laplace posterior",
+        reading=lambda _: posteriors.POSTERIOR_READING,
+        sureness=posteriors.laplace_sureness,
+        warnings=posteriors.laplace_warnings,
+    ),
+    Predictive: Kind(
+        title=lambda _: "The function under the posterior",
+        reading=lambda _: posteriors.PREDICTIVE_READING,
+        sureness=posteriors.predictive_sureness,
+    ),
+    EvidenceFit: Kind(
+        title=lambda _: "Variances of largest evidence",
+        reading=lambda _: posteriors.EVIDENCE_READING,
+        sureness=posteriors.evidence_sureness,
+    ),
+    IdentityTable: Kind(
+        title=lambda _: "Identities of the linear model",
+        reading=lambda _: posteriors.IDENTITIES_READING,
+        sureness=lambda _: (
+            "Both sides are in float64; a difference of 1e-16 is one digit."
+        ),
+    ),
+    FunctionSpaceHomogeneity: Kind(
+        title=lambda r: f"Function-space homogeneity: {r.verdict}",
+        reading=lambda _: posteriors.HOMOGENEITY_READING,
+        sureness=posteriors.homogeneity_sureness,
+    ),
+    RegularisationScale: Kind(
+        title=lambda _: "A scale z for the effective dimension",
+        reading=lambda _: "",
+        sureness=lambda r: (
+            "Its unit is that of an eigenvalue"
+            + (f" of the {r.reduction} loss" if r.reduction else "")
+            + f"; the same reasoning supports {number(r.low)} to {number(r.high)}."
+        ),
+        show_table=False,
+    ),
+    InitTraining: Kind(
+        title=lambda _: "Loss and Hessian norm along the training",
+        reading=init_kinds.training_reading,
+        sureness=init_kinds.norms_sureness,
+    ),
+    InitSummary: Kind(
+        title=lambda _: "By standard deviation",
+        reading=lambda _: (
+            "Means and deviations over all iterations and seeds, as grouping the table by "
+            "sd gives them; then first, largest and last norm, means over the seeds."
+        ),
+        sureness=lambda _: "A summary of the table; nothing is estimated.",
+    ),
+    InitScan: Kind(
+        title=lambda _: "Untrained networks against the weights' standard deviation",
+        reading=init_kinds.scan_reading,
+        sureness=init_kinds.norms_sureness,
+    ),
+    ChainRule: Kind(
+        title=lambda _: "Curvature against linearisation, layer by layer",
+        reading=init_kinds.chain_rule_reading,
+        sureness=lambda _: (
+            "Both parts are exact up to rounding in float64, each by a computation of its own."
+        ),
+    ),
+    LawTable: Kind(
+        title=lambda _: "Laws of the Hessian chain rule",
+        reading=lambda _: (
+            "Each law beside its measurement on networks with random weights; the status "
+            "says whether it is published, derived, or derived and verified by tests."
+        ),
+        sureness=lambda _: (
+            "Measured in float64; the tolerance is rounding where a law is exact, and half "
+            "a hundredth for a power."
+        ),
+    ),
+    InitComparison: Kind(
+        title=lambda _: "Trainings from several initialisations",
+        reading=init_kinds.comparison_reading,
+        sureness=lambda r: (
+            f"Bands are 95 % intervals of the mean over {len(r.seeds)} seeds."
+        ),
+    ),
+    InitRanking: Kind(
+        title=lambda r: f"Initialisations by {r.quantity}",
+        reading=lambda _: (
+            "Left the mean of each, right how far it is behind the best one, seed by seed."
+        ),
+        sureness=init_kinds.ranking_sureness,
+    ),
+    StepSize: Kind(
+        title=lambda _: "The step size that curvature allows",
+        reading=lambda _: initialisation.STEP_READING,
+        sureness=initialisation.step_sureness,
+        show_table=False,
+    ),
+    InitialisationReport: Kind(
+        title=lambda _: "Layers under several initialisations",
+        reading=initialisation.report_reading,
+        sureness=initialisation.report_sureness,
+    ),
+    Balance: Kind(
+        title=lambda _: "Balancing the layers' own blocks",
+        reading=lambda _: initialisation.BALANCE_READING,
+        sureness=initialisation.balance_sureness,
     ),
     VectorEstimate: Kind(
         title=lambda r: (

@@ -1,6 +1,8 @@
 """Measures of trained networks: closed forms, and the family at toy size."""
 
 import math
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,13 +10,19 @@ import torch
 from torch import nn
 
 from curvescope import models
+from curvescope.experiments.conv_measures import CONV_MEASURES
 from curvescope.experiments.generalisation_measures import (
     MEASURES,
     GeneralisationMeasures,
     generalisation_measures,
     plan,
 )
-from curvescope.experiments.norms import path_norm, sharpness, spectral_complexity
+from curvescope.experiments.norms import (
+    path_norm,
+    sharpness,
+    spectral_complexity,
+    without_batch_norm,
+)
 
 TOY = {
     "widths": (4, 5),
@@ -141,7 +149,7 @@ def test_correlations_are_told_for_all_and_for_each_training(family):
 def test_finished_networks_are_not_trained_again(tmp_path, monkeypatch):
     config = GeneralisationMeasures(**{**TOY, "widths": (4,), "seeds": 1})
     first = generalisation_measures(config, folder=tmp_path)
-    module = "curvescope.experiments.generalisation_measures"
+    module = "curvescope.experiments.measured_family"
     monkeypatch.setattr(f"{module}.train_many", None)
 
     again = generalisation_measures(config, folder=tmp_path)
@@ -166,7 +174,128 @@ def test_a_wrong_configuration_is_refused(change, text):
         generalisation_measures(GeneralisationMeasures(**{**TOY, **change}))
 
 
-def test_the_plan_counts_the_family():
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"data": "mnist"}, "`data` must be"),
+        ({"label_noise": 0.1}, "`label_noise` must be 0.0 in the published setting"),
+        ({"weight_decays": (0.0,)}, "`weight_decays` must be"),
+        ({"steps": 5}, "`steps` must be None in the published setting"),
+        ({"num_probes": 1}, "`num_probes` must be at least 2"),
+    ],
+)
+def test_the_published_setting_is_not_changed_by_halves(change, text):
+    config = GeneralisationMeasures(preset="paper", **change)
+    with pytest.raises(ValueError, match=text):
+        generalisation_measures(config)
+
+
+def test_the_plan_of_the_small_family_counts_it():
+    made = plan(GeneralisationMeasures(seeds=3))
+    assert made.runs == 7 * 3 * 2 * 3
+    assert made.rows[0].num_params == 65 * 4 + 50
+
+
+# Published numbers of parameters, depths 0 to 8.
+NARROWEST = [620, 1332, 3332, 9636, 9792, 10392, 12744, 12900, 13500]
+
+
+def test_the_published_family_is_planned_with_its_numbers():
     made = plan(GeneralisationMeasures(preset="paper"))
-    assert made.runs == 12 * 5 * 3 * 5
-    assert made.rows[0].num_params == 784 * 4 + 4 + 50
+    sizes = [row.num_params for row in made.rows]
+    assert made.runs == len(sizes) == 144
+    # Depth by depth, 16 widths each.
+    assert sizes[::16] == NARROWEST
+    assert sizes[15] == 8420
+    assert sizes[-1] == 2_564_580
+    assert {row.num_steps for row in made.rows} == {200 * 391}
+    assert {row.num_matvecs for row in made.rows} == {400}
+    fewer = plan(GeneralisationMeasures(preset="paper", epochs=1, num_steps=1))
+    assert 0.0 < fewer.hours < made.hours / 50.0
+
+
+def conv():
+    """Two blocks with moments as after a training."""
+    generator = torch.Generator().manual_seed(2)
+    net = models.build("convnet", generator=generator, init_channels=2, depth=1)
+    with torch.no_grad():
+        for module in net.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                for t in (module.weight, module.bias, module.running_mean):
+                    t.copy_(torch.randn(t.shape, generator=generator))
+                module.running_var.copy_(torch.rand(t.shape, generator=generator) + 0.5)
+    return net.eval()
+
+
+def test_a_network_without_its_batch_norms_is_the_same_function():
+    net = conv()
+    before = {name: t.clone() for name, t in net.state_dict().items()}
+    images = torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+
+    bare = without_batch_norm(net)
+
+    torch.testing.assert_close(bare(images), net(images), rtol=1e-4, atol=1e-5)
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in bare.modules())
+    assert all(torch.equal(t, before[name]) for name, t in net.state_dict().items())
+    alone = nn.Sequential(nn.BatchNorm2d(3)).eval()
+    with pytest.raises(ValueError, match="each batch norm right after a convolution"):
+        without_batch_norm(alone)
+
+
+def test_the_path_norm_of_a_convolution_is_that_of_its_sums():
+    """Inside the image every output is the sum of all squared weights, and the bias."""
+    net = nn.Sequential(nn.Conv2d(3, 2, 3), nn.BatchNorm2d(2)).eval()
+    norm = net[1]
+    with torch.no_grad():
+        norm.weight.copy_(torch.tensor([2.0, -0.5]))
+        norm.bias.copy_(torch.tensor([0.3, -1.0]))
+        norm.running_mean.copy_(torch.tensor([0.7, 0.1]))
+        norm.running_var.copy_(torch.tensor([4.0, 0.25]))
+    W, b = (p.detach().double().numpy() for p in net[0].parameters())
+    total = 0.0
+    for k, (gain, shift, mean, var) in enumerate(
+        [(2.0, 0.3, 0.7, 4.0), (-0.5, -1.0, 0.1, 0.25)]
+    ):
+        scale = gain / math.sqrt(var + norm.eps)
+        total += (scale**2) * (W[k] ** 2).sum() + ((b[k] - mean) * scale + shift) ** 2
+    assert path_norm(net, (3, 3, 3)) == pytest.approx(math.sqrt(total), rel=1e-6)
+
+
+def test_sharpness_in_batches_is_that_of_all_at_once():
+    net = conv()
+    images = torch.randn(12, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    labels = net(images).argmax(dim=1)
+    for aware in (False, True):
+        whole = sharpness(net, images, labels, magnitude_aware=aware, num_draws=5)
+        parts = sharpness(
+            net, images, labels, magnitude_aware=aware, num_draws=5, batch_size=5
+        )
+        assert parts == pytest.approx(whole, rel=1e-6)
+        assert math.isfinite(whole)
+
+
+@pytest.mark.slow
+def test_the_first_published_network_is_measured_on_real_images(tmp_path, monkeypatch):
+    root = Path(os.environ.get("CURVESCOPE_TEST_DATA", "../shared/data"))
+    if not (root / "cifar100").is_dir():
+        pytest.skip(f"no folder {root / 'cifar100'}")
+    config = GeneralisationMeasures(
+        preset="paper", data_root=root, widths=(4,), depths=(0, 1), epochs=2,
+        num_samples=256, num_probes=2, num_steps=3, small_train_loss=10.0,
+    )  # fmt: skip
+
+    found = generalisation_measures(config, folder=tmp_path)
+
+    records = found["comparison"].records
+    assert [record["num_params"] for record in records] == NARROWEST[:2]
+    for record in records:
+        assert {*CONV_MEASURES, "loss_gap", "test_error"} <= set(record)
+        # Untrained networks of a hundred classes are about as good as chance.
+        assert abs(record["train_loss"] - math.log(100)) < 0.7
+        low, high = (record[f"effective_dimension_{end}"] for end in ("low", "high"))
+        assert low <= record["effective_dimension"] <= high
+        assert record["path_norm"] > 0.0
+    assert {row.measure for row in found["correlations"].correlations}
+    monkeypatch.setattr("curvescope.experiments.conv_nets.train", None)
+    again = generalisation_measures(config, folder=tmp_path)
+    assert str(again["comparison"].records) == str(records)

@@ -8,12 +8,12 @@ from curvescope import Problem, models
 from curvescope.exact import ggn_factor
 from curvescope.experiments.posterior_contraction import (
     PosteriorContractionConfig,
-    fourier_features,
     plan,
     posterior_contraction,
-    regression_data,
 )
+from curvescope.experiments.posterior_linear import fourier_features
 from curvescope.experiments.posterior_mode import find_mode
+from curvescope.experiments.posterior_net import regression_data
 from curvescope.experiments.sweep import PointError
 
 # Number of observations: N_eff of the parameters' covariance, of the function's, of H.
@@ -139,7 +139,7 @@ def test_nested_observations_are_the_same_ones():
 def test_finished_draws_are_not_computed_again(tmp_path, monkeypatch):
     config = PosteriorContractionConfig(num_observations=(3, 9), draws=2, jobs=1)
     first = posterior_contraction(config, folder=tmp_path)["contraction"]
-    module = "curvescope.experiments.posterior_contraction"
+    module = "curvescope.experiments.posterior_linear"
     monkeypatch.setattr(f"{module}.linear_posterior", None)
 
     again = posterior_contraction(config, folder=tmp_path)["contraction"]
@@ -159,6 +159,9 @@ def test_finished_draws_are_not_computed_again(tmp_path, monkeypatch):
         ({"z": 0.0}, "`z` must be"),
         ({"prior_variance": -1.0}, "`prior_variance` must be"),
         ({"draws": 0}, "`draws` must be at least 1"),
+        ({"sampler": "nuts"}, "`sampler` must be laplace for the linear model"),
+        ({"samples": 10}, "`samples` must be given to NUTS only"),
+        ({"chains": 0}, "`chains` must be at least 1"),
     ],
 )
 def test_a_wrong_configuration_is_refused(change, text):

@@ -8,6 +8,7 @@ from curvescope.experiments import build_rank_problem, experiment, names
 from curvescope.experiments.base import decisive
 from curvescope.experiments.rank import RankPoint, guess_params
 from curvescope.experiments.rank_sweep import (
+    RankSweepConfig,
     RankVsDepth,
     RankVsSamples,
     RankVsWidth,
@@ -202,3 +203,8 @@ def test_every_experiment_has_a_row_with_defaults_and_a_summary():
         assert row.summary.endswith(".")
     with pytest.raises(ValueError, match="`name` must be one of 'rank-vs-samples'"):
         experiment("rank")
+
+
+def test_a_sweep_without_an_axis_cannot_be_made():
+    with pytest.raises(TypeError, match="abstract.*at.*values"):
+        RankSweepConfig()
