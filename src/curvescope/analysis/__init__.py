@@ -1,6 +1,8 @@
 """The users' verbs: a problem goes in, frozen results come out."""
 
+from curvescope.analysis.balance import balance_
 from curvescope.analysis.homogeneity import homogeneity
+from curvescope.analysis.initialisation import initialisation_report
 from curvescope.analysis.landscape import loss_surface
 from curvescope.analysis.laplace import laplace, laplace_predict
 from curvescope.analysis.layers import layer_curvature
@@ -13,12 +15,15 @@ from curvescope.analysis.spectra_files import (
     read_spectrum,
     write_spectrum,
 )
+from curvescope.analysis.step_size import step_size
 
 __all__ = [
     "PublishedSpectrum",
     "analyze",
+    "balance_",
     "effective_dimension_of_file",
     "homogeneity",
+    "initialisation_report",
     "laplace",
     "laplace_predict",
     "layer_curvature",
@@ -26,5 +31,6 @@ __all__ = [
     "loss_surface",
     "rank_report",
     "read_spectrum",
+    "step_size",
     "write_spectrum",
 ]
