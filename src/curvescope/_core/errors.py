@@ -14,7 +14,11 @@ class MissingExtraError(ImportError):
 
 
 class ProcessError(RuntimeError):
-    """Another process of a distributed computation failed, died or fell out of step."""
+    """Another process of a distributed computation failed or fell out of step."""
+
+
+class LostProcessError(ProcessError):
+    """Another process of a distributed computation died or stopped answering."""
 
 
 class DownloadError(OSError):

@@ -48,6 +48,9 @@ class Processes(Protocol):
     def from_first(self, compute: Callable[[], T]) -> T:
         """Return in every process what ``compute`` gives in the first; called there only."""
 
+    def tensor_from_first(self, tensor: Tensor) -> Tensor:
+        """Return in every process the first one's CPU ``tensor``, of the same shape."""
+
     def check(self) -> None:
         """Raise if a process was seen to fail, or to compute something else."""
 
@@ -72,6 +75,10 @@ class OneProcess:
     def from_first(self, compute: Callable[[], T]) -> T:
         """Return what ``compute`` gives."""
         return compute()
+
+    def tensor_from_first(self, tensor: Tensor) -> Tensor:
+        """Return the tensor."""
+        return tensor
 
     def check(self) -> None:
         """Do nothing."""

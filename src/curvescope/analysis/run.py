@@ -17,6 +17,7 @@ from curvescope._core.random import resolve_generator
 from curvescope.analysis.layers import layer_curvature
 from curvescope.curvature import GGN, FunctionalHessian, Hessian
 from curvescope.curvature.matrices import CurvatureOperator
+from curvescope.distributed import SharedCheckpoint
 from curvescope.linalg import (
     Quadrature,
     density_from_nodes,
@@ -244,6 +245,10 @@ class _Run:
         )
 
     def _saved(self, name: str, key: str) -> Result | None:
+        # All processes compute a part, or none: the first one's files decide.
+        return self.problem.processes.from_first(lambda: self._found(name, key))
+
+    def _found(self, name: str, key: str) -> Result | None:
         if self.folder is None:
             return None
         marker = self.folder / "results" / f".{name}.key"
@@ -252,7 +257,7 @@ class _Run:
         return load(self.folder / "results", name)
 
     def _save(self, name: str, key: str, result: Result) -> None:
-        if self.folder is None:
+        if self.folder is None or self.problem.processes.rank > 0:
             return
         result.save(self.folder / "results", name)
         files.write_text(self.folder / "results" / f".{name}.key", key)
@@ -265,7 +270,8 @@ class _Run:
     def _checkpoint(self, part: str) -> Checkpoint | None:
         if self.folder is None:
             return None
-        return Checkpoint(self.folder / "checkpoints" / part, self._key(part))
+        place = self.folder / "checkpoints" / part
+        return SharedCheckpoint(place, self._key(part), self.problem.processes)
 
     def _eigenpairs(self) -> Result:
         s = self.settings

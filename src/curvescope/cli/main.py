@@ -5,6 +5,7 @@ import shlex
 import sys
 import warnings
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from rich.console import Console
 from curvescope._core import files
 from curvescope._core.errors import AccuracyWarning, MissingExtraError
 from curvescope._core.memory import available_memory, format_bytes, peak_memory
+from curvescope._core.processes import Processes
 from curvescope._core.progress import showing_progress
 from curvescope.analysis.run import (
     MATRICES,
@@ -43,6 +45,16 @@ from curvescope.cli.options import (
 from curvescope.cli.problems import Built, build_problem
 from curvescope.cli.rank import run_rank
 from curvescope.cli.spectra import keep_spectra, names_a_file, run_file
+from curvescope.cli.together import (
+    STOPPED,
+    Stopped,
+    has_to_say,
+    joined,
+    on_own_device,
+    one_voice,
+    refuse_several,
+    speaker,
+)
 from curvescope.data import fetch
 from curvescope.report import report, report_from_folder
 from curvescope.report.environment import collect_environment
@@ -79,21 +91,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: The words behind ``curvescope``; those of the process by default.
 
     Returns:
-        The exit code: 0 done, 2 wrong input, 130 interrupted.
+        The exit code: 0 done, 2 wrong input, 130 interrupted, 143 stopped.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
-    command = parse(words)
+    with one_voice():
+        command = parse(words)
     errors = Console(stderr=True, highlight=False, soft_wrap=True)
     try:
         with warnings.catch_warnings():
             # The notes of the results say the same, where they will be read.
             warnings.simplefilter("ignore", AccuracyWarning)
             _dispatch(command, words)
+    except Stopped as stopped:
+        errors.print(str(stopped), style="yellow", markup=False)
+        return STOPPED
     except KeyboardInterrupt:
         errors.print("interrupted: the same command goes on from here", style="yellow")
         return INTERRUPTED
     except _INPUT_ERRORS as error:
-        errors.print(f"error: {error}", style="red", markup=False)
+        if has_to_say(error):
+            errors.print(f"{speaker()}error: {error}", style="red", markup=False)
         return BAD_INPUT
     return 0
 
@@ -131,6 +148,8 @@ def _split_lists(words: Sequence[str]) -> list[str]:
 
 def _dispatch(command: Command | EffDimOfFile, words: list[str]) -> None:
     out = Console(highlight=False, soft_wrap=True)
+    if not isinstance(command, Computing):
+        refuse_several()
     if isinstance(command, Data):
         for path in fetch(command.name, root=command.data_root):
             out.print(str(path), markup=False)
@@ -145,26 +164,34 @@ def _dispatch(command: Command | EffDimOfFile, words: list[str]) -> None:
     elif isinstance(command, EffDimOfFile):
         run_file(command, words, out)
     else:
-        _compute(command, words, out)
+        with joined(command.problem) as processes:
+            first = processes.rank == 0
+            _compute(command, words, out if first else Console(quiet=True), processes)
 
 
-def _compute(command: Computing, words: list[str], out: Console) -> None:
+def _compute(
+    command: Computing, words: list[str], out: Console, processes: Processes
+) -> None:
     name = _NAMES[type(command)]
     options = command.problem
     folder = options.out or runs.default_folder(name, options.model, options.data)
     config = runs.configuration(name, command)
-    runs.open_folder(folder, config)
-    built = build_problem(options)
+    processes.from_first(lambda: runs.open_folder(folder, config))
+    built = build_problem(on_own_device(options), processes=processes)
     config["problem"] = built.problem.refresh()
-    done = runs.open_folder(folder, config)
+    done = processes.from_first(lambda: runs.open_folder(folder, config))
     for check, text in built.checks.items():
         out.print(f"{check}: {text}", markup=False)
     arguments = _arguments(command)
     check_settings(built.problem, **arguments)
-    files.write_json(folder / "config.json", config)
-    _print_plan(built, arguments, out)
-    with showing_progress():
+    first = processes.rank == 0
+    if first:
+        files.write_json(folder / "config.json", config)
+        _print_plan(built, arguments, out)
+    with showing_progress() if first else nullcontext():
         results = analyze(built.problem, folder=folder, **arguments)
+    if not first:
+        return
     if not done:
         page = report(
             results,

@@ -60,6 +60,8 @@ class ProblemOptions:
     """Of random weights, start vectors and probes."""
     out: Path | None = None
     """The run folder; runs/COMMAND-MODEL-DATA by default."""
+    process_timeout: float = 300.0
+    """Seconds after which another process of torchrun's counts as dead."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,7 +19,8 @@ def configuration(command: str, options: Computing) -> dict[str, Any]:
         value = getattr(options, field.name)
         inner = isinstance(value, GROUPS)
         flat.update(dataclasses.asdict(value) if inner else {field.name: value})
-    flat.pop("out")
+    for how in ("out", "process_timeout"):
+        flat.pop(how)
     return {key: _plain(value) for key, value in flat.items()}
 
 

@@ -7,7 +7,6 @@ import torch
 
 from curvescope._core.checkpoint import Checkpoint
 from curvescope._core.processes import ALONE, Processes
-from curvescope.distributed.processes import TorchProcesses
 
 
 @final
@@ -58,12 +57,11 @@ class SharedCheckpoint(Checkpoint):
             return None
         state, kinds = found
         tensors = {} if saved[0] is None else saved[0][1]
-        if isinstance(self._processes, TorchProcesses):
-            # One by one and without pickle: a basis may be as large as the memory.
-            for name, (shape, dtype) in kinds.items():
-                own = tensors.get(name)
-                blank = torch.empty(shape, dtype=dtype) if own is None else own
-                tensors[name] = self._processes.tensor_from_first(blank.contiguous())
+        # One by one and without pickle: a basis may be as large as the memory.
+        for name, (shape, dtype) in kinds.items():
+            own = tensors.get(name)
+            blank = torch.empty(shape, dtype=dtype) if own is None else own
+            tensors[name] = self._processes.tensor_from_first(blank.contiguous())
         return state, tensors
 
     def clear(self) -> None:

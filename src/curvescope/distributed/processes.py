@@ -18,7 +18,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from curvescope._core.checks import message, positive_int, real
-from curvescope._core.errors import ProcessError
+from curvescope._core.errors import LostProcessError, ProcessError
 from curvescope._core.fingerprints import checksum, combine
 
 T = TypeVar("T")
@@ -177,8 +177,8 @@ class TorchProcesses:
                 raise
             raise self._lost(str(error).splitlines()[0]) from error
 
-    def _lost(self, reason: str) -> ProcessError:
-        return ProcessError(
+    def _lost(self, reason: str) -> LostProcessError:
+        return LostProcessError(
             f"another of the {self.size} processes died or stopped answering; process "
             f"{self.rank} noticed after {self.num_messages} sums ({reason}). What was "
             "finished is saved; the same command, with as many processes as you like, "

@@ -1,7 +1,7 @@
 """From words, as a command line has them, to a problem."""
 
 import ast
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -13,7 +13,9 @@ from curvescope import models
 from curvescope._core import imports
 from curvescope._core.checks import message
 from curvescope._core.memory import GIB
+from curvescope._core.processes import ALONE, Processes
 from curvescope.data import resolve as resolve_data
+from curvescope.distributed import data_parallel
 from curvescope.losses.resolve import names as loss_names
 from curvescope.models.resolve import resolve as resolve_model
 from curvescope.models.weights import load_weights
@@ -163,8 +165,12 @@ class Built:
     normalize: str | None = None
 
 
-def build_problem(options: Described) -> Built:
+def build_problem(options: Described, *, processes: Processes = ALONE) -> Built:
     """Load model, weights and data, and put them together.
+
+    Args:
+        options: The words.
+        processes: Those that share the data.
 
     Raises:
         ValueError: If any of the options does not fit.
@@ -177,7 +183,7 @@ def build_problem(options: Described) -> Built:
     )
     if normalize is None and declared is not None and takes_pixels:
         normalize = declared.normalize
-    data = _data(options, normalize)
+    data = _first_there(lambda: _data(options, normalize), processes)
     arguments = parse_arguments(options.model_arg)
     sizes = {} if declared is None else _fitting(declared.arguments, data)
     generator = torch.Generator().manual_seed(options.seed)
@@ -193,7 +199,7 @@ def build_problem(options: Described) -> Built:
         raise ValueError(text) from None
     if options.weights is not None:
         load_weights(model, options.weights)
-    problem = _problem(options, model, data)
+    problem = _problem(options, model, data, processes)
     checks = _checks(options, problem, model, data, normalize)
     return Built(problem, checks, normalize)
 
@@ -221,21 +227,30 @@ def _data(options: Described, normalize: str | None) -> Any:
     )
 
 
-def _problem(options: Described, model: nn.Module, data: Any) -> Problem:
-    return Problem(
-        model,
-        _loss(options.loss),
-        data,
-        params=list(options.params) or None,
-        reduction=options.reduction,
-        weight_decay=options.weight_decay,
-        batch_size=options.batch_size,
-        device=options.device,
-        dtype=None if options.dtype is None else getattr(torch, options.dtype),
-        memory_limit=None
-        if options.memory_limit is None
-        else int(options.memory_limit * GIB),
-    )
+def _first_there(load: Callable[[], Any], processes: Processes) -> Any:
+    """Load the data in the first process, which may download them, then in the others."""
+    held: list[Any] = []
+    processes.from_first(lambda: held.append(load()))
+    return held[0] if held else load()
+
+
+def _problem(
+    options: Described, model: nn.Module, data: Any, processes: Processes = ALONE
+) -> Problem:
+    dtype, limit = options.dtype, options.memory_limit
+    settings: dict[str, Any] = {
+        "params": list(options.params) or None,
+        "reduction": options.reduction,
+        "weight_decay": options.weight_decay,
+        "batch_size": options.batch_size,
+        "device": options.device,
+        "dtype": None if dtype is None else getattr(torch, dtype),
+        "memory_limit": None if limit is None else int(limit * GIB),
+    }
+    loss = _loss(options.loss)
+    if processes is ALONE:
+        return Problem(model, loss, data, **settings)
+    return data_parallel(model, loss, data, processes, **settings)
 
 
 def parse_arguments(words: tuple[str, ...]) -> dict[str, Any]:
