@@ -2,9 +2,13 @@
 
 from curvescope._core.checks import one_of
 from curvescope.experiments import (
+    chain_rule,
     double_descent,
     generalisation_measures,
     homogeneity,
+    init_compare,
+    init_sweep,
+    init_training,
     loss_surface,
     posterior_contraction,
     random_features,
@@ -28,6 +32,10 @@ _ROWS: tuple[Experiment, ...] = (
     homogeneity.EXPERIMENT,
     posterior_contraction.EXPERIMENT,
     generalisation_measures.EXPERIMENT,
+    init_sweep.EXPERIMENT,
+    init_training.EXPERIMENT,
+    chain_rule.EXPERIMENT,
+    init_compare.EXPERIMENT,
 )
 _REGISTRY = {row.name: row for row in _ROWS}
 

@@ -16,9 +16,17 @@ from curvescope.results.bayes import (
     Predictive,
     RegularisationScale,
 )
+from curvescope.results.chain_rule import ChainRule, LawCheck, LawTable
 from curvescope.results.contraction import ChainSummary, PosteriorContraction
 from curvescope.results.dimension_bounds import DimensionBounds
 from curvescope.results.dimension_sweep import DimensionMap, DimensionSweep
+from curvescope.results.init_experiments import (
+    InitComparison,
+    InitRanking,
+    InitScan,
+    InitSummary,
+    InitTraining,
+)
 from curvescope.results.initialisation import (
     Balance,
     BalanceRow,
@@ -59,6 +67,7 @@ __all__ = [
     "BalanceRow",
     "BlockNorms",
     "BlockPicture",
+    "ChainRule",
     "ChainSummary",
     "CorrelationTable",
     "Cost",
@@ -74,9 +83,16 @@ __all__ = [
     "HomogeneityStep",
     "Identity",
     "IdentityTable",
+    "InitComparison",
+    "InitRanking",
+    "InitScan",
+    "InitSummary",
+    "InitTraining",
     "InitialisationReport",
     "InitialisationRow",
     "LaplacePosterior",
+    "LawCheck",
+    "LawTable",
     "LayerRow",
     "LayerTable",
     "LinearPosterior",
