@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import textwrap
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -94,9 +93,9 @@ def plot_step_size(
             if value is not None and 0.0 < value <= shown:
                 label = f"{words} {plain_label(float(f'{value:.3g}'))}"
                 axes.axvline(value, color=PALETTE[color], linestyle=style, label=label)
-        axes.set_xlabel("step size along the gradient")
-        if result.preconditioner != "none":
-            axes.set_xlabel(f"step size along the gradient, {result.preconditioner}")
+        scaled = result.preconditioner != "none"
+        along = "step size along the gradient"
+        axes.set_xlabel(f"{along},\n{result.preconditioner}" if scaled else along)
         axes.set_ylabel(f"loss ({result.of.reduction or 'objective'})")
         _loss_limits(axes, result)
         set_title(axes, title, "The loss along the gradient")
@@ -130,8 +129,9 @@ def plot_initialisation(
 ) -> Figure:
     """Draw the layers' block norms under each initialisation, one panel each.
 
-    All panels have one logarithmic scale: a level line is a balanced network. Bars are
-    standard deviations over seeds. A last panel has the traces beside theory's.
+    All panels have one logarithmic scale: a level line is a balanced network, and the
+    number in the corner is the largest norm over the smallest. Bars are standard
+    deviations over seeds. A last panel has the traces against theory's.
 
     Args:
         result: The report.
@@ -148,27 +148,27 @@ def plot_initialisation(
         >>> figure = plot_initialisation(found)  # doctest: +SKIP
     """
     size = size or initialisation_size(result, WIDE[0])
-    columns = _columns(size[0])
-    panels = len(result.candidates) + _has_theory(result)
+    candidates = result.candidates
+    panels = len(candidates) + _has_theory(result)
+    columns = _columns(panels, size[0])
     rows = math.ceil(panels / columns)
     with house_style():
         figure = new_figure(size)
         grid = figure.subplots(rows, columns, squeeze=False).ravel()
         low, high = _norm_range(result)
-        for place, (axes, name) in enumerate(
-            zip(grid, result.candidates, strict=False)
-        ):
+        for place, (axes, name) in enumerate(zip(grid, candidates, strict=False)):
             _candidate(axes, result.of_candidate(name))
             log_axis(axes, "y", low=low, high=high, most=5)
-            axes.set_title(_panel_title(result, name), fontsize=9.5, parse_math=False)
+            _head(axes, name.replace("_", " "), size)
+            _ratio(axes, result.balance(name))
+            _name_layers(axes, result, last=place + columns >= len(candidates))
             if place % columns:
                 axes.set_yticklabels([])
-            if place + columns < len(result.candidates):
-                axes.set_xticklabels([])
-        for axes in grid[::columns][: math.ceil(len(result.candidates) / columns)]:
-            axes.set_ylabel("block norm")
+            else:
+                axes.set_ylabel("block norm")
         if _has_theory(result):
-            _traces(grid[len(result.candidates)], result)
+            _traces(grid[len(candidates)], result)
+            _head(grid[len(candidates)], "trace against theory", size)
         for axes in grid[panels:]:
             axes.set_visible(False)
         text = "Layers' own blocks under several initialisations"
@@ -180,7 +180,6 @@ def plot_initialisation(
         figure.legend(
             handles, labels, loc="outside lower left", ncols=2 if narrow else 3
         )
-        figure.supxlabel(_layer_words(result, size[0]), fontsize=9.0, parse_math=False)
     return figure
 
 
@@ -189,33 +188,61 @@ def initialisation_size(
 ) -> tuple[float, float]:
     """Return the size at which all panels can be read."""
     panels = len(result.candidates) + _has_theory(result)
-    rows = math.ceil(panels / _columns(width))
+    rows = math.ceil(panels / _columns(panels, width))
     return (width, 1.75 * rows + 1.5)
 
 
-def _columns(width: float) -> int:
-    return 2 if is_narrow((width, 0.0)) else 3
+def _columns(panels: int, width: float) -> int:
+    if is_narrow((width, 0.0)):
+        return 2
+    return 4 if panels > 9 else 3
 
 
 def _has_theory(result: InitialisationReport) -> bool:
     return any(row.predicted_trace is not None for row in result.layers)
 
 
-def _panel_title(result: InitialisationReport, name: str) -> str:
-    ratio = result.balance(name)
-    words = name.replace("_", " ")
-    return f"{words}: {ratio:.3g}\u00d7" if math.isfinite(ratio) else words
+def _head(axes: Axes, words: str, size: tuple[float, float]) -> None:
+    small = 8.0 if is_narrow(size) else 9.0
+    axes.set_title(words, fontsize=small, parse_math=False, pad=4.0)
 
 
-def _layer_words(result: InitialisationReport, width: float) -> str:
-    names = result.layer_names
-    text = "layer, from input to output; over each panel: largest / smallest norm"
-    if len(names) <= _MOST_NAMED:
-        text = (
-            f"layer: {', '.join(f'{i} {n}' for i, n in enumerate(names, start=1))}; over "
-            "each panel: largest / smallest norm"
+def _ratio(axes: Axes, ratio: float) -> None:
+    """Write the largest norm over the smallest into the panel's corner."""
+    if math.isfinite(ratio):
+        axes.text(
+            0.97,
+            0.95,
+            f"{ratio:.3g}\u00d7",
+            transform=axes.transAxes,
+            ha="right",
+            va="top",
+            fontsize=9.0,
+            color=PALETTE["muted"],
         )
-    return textwrap.fill(text, width=int(13.5 * width))
+
+
+def _name_layers(axes: Axes, result: InitialisationReport, *, last: bool) -> None:
+    """Name few layers below the lowest panels; number many."""
+    names = result.layer_names
+    if len(names) > _MOST_NAMED:
+        if last:
+            axes.set_xlabel("layer, in order", fontsize=9.0)
+        return
+    places = list(range(1, len(names) + 1))
+    if not last:
+        axes.set_xticks(places, labels=[""] * len(places))
+        return
+    axes.set_xticks(
+        places,
+        labels=[shorten(name, 14) for name in names],
+        rotation=35,
+        ha="right",
+        rotation_mode="anchor",
+        fontsize=8.0,
+    )
+    for label in axes.get_xticklabels():
+        label.set_parse_math(False)
 
 
 def _norm_range(result: InitialisationReport) -> tuple[float, float]:
@@ -250,8 +277,6 @@ def _candidate(axes: Axes, rows: tuple[InitialisationRow, ...]) -> None:
             label=label,
         )
     axes.set_xlim(0.6, len(rows) + 0.4)
-    if len(rows) <= 2 * _MOST_NAMED:
-        axes.set_xticks(places)
 
 
 def _traces(axes: Axes, result: InitialisationReport) -> None:
@@ -277,7 +302,7 @@ def _traces(axes: Axes, result: InitialisationReport) -> None:
     )
     for which in ("x", "y"):
         log_axis(axes, which, low=low, high=high, most=4)
-    axes.set_title("trace: measured by predicted", fontsize=9.5)
+    axes.set_xlabel("predicted", fontsize=9.0)
 
 
 def plot_balance(

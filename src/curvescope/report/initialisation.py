@@ -9,6 +9,11 @@ STEP_READING = (
     "curvature at the weights. At the best step the model has its minimum; beyond "
     "2 / sharpness gradient descent diverges on it."
 )
+_REPORT_READING = (
+    "How large each layer's own block of the Hessian is, with its linearisation and "
+    "curvature parts; parts that are exactly zero are not drawn. The number in a corner "
+    "is the largest norm over the smallest: 1 is balanced."
+)
 BALANCE_READING = (
     "Norms of the blocks of the layers' weights before and after the weights were "
     "changed; layers that were left alone say why in the table."
@@ -31,14 +36,7 @@ def report_reading(result: InitialisationReport) -> str:
         f"{number(one.present_std, digits=3)}; {one.reason}."
         for one in result.recommendations[:_MOST_LAYERS]
     ]
-    return " ".join(
-        [
-            "How large each layer's own block of the Hessian is, with its linearisation "
-            "and curvature parts; parts that are exactly zero are not drawn. The number "
-            "over a panel is the largest norm over the smallest: 1 is balanced.",
-            *words,
-        ]
-    )
+    return " ".join([_REPORT_READING, *words])
 
 
 def report_sureness(result: InitialisationReport) -> str:
