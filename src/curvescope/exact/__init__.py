@@ -12,6 +12,7 @@ from curvescope.exact.chain_rule import (
     OwnBlock,
     OwnBlocks,
     Parts,
+    formed_block,
     own_blocks,
     own_blocks_in_turn,
 )
@@ -42,6 +43,7 @@ __all__ = [
     "factor_triangle",
     "facts",
     "feed_forward",
+    "formed_block",
     "functional_eigenvalues",
     "functional_hessian",
     "ggn",

@@ -24,7 +24,7 @@ from curvescope.problem import Problem
 from curvescope.problem.batches import Batch
 
 # More backward passes than this cost more than probes do.
-MOST_OUTPUTS = 512
+MOST_PASSES = 512
 # What the graph of one chunk and its backward passes may hold.
 _CHUNK_BYTES = 192 * 2**20
 _SHARE_OF_FREE = 0.7
@@ -51,7 +51,12 @@ class OwnBlocks(dict[str, OwnBlock]):
         self.num_data_passes = num_data_passes
 
 
-def own_blocks(problem: Problem, *, layers: Sequence[str] | None = None) -> OwnBlocks:
+def own_blocks(
+    problem: Problem,
+    *,
+    layers: Sequence[str] | None = None,
+    most_passes: int | None = MOST_PASSES,
+) -> OwnBlocks:
     r"""Compute layers' own blocks exactly, without forming them.
 
     .. math:: H_W = \frac1D \sum_n M_n \otimes \tilde x_n \tilde x_n^\top, \qquad
@@ -69,6 +74,9 @@ def own_blocks(problem: Problem, *, layers: Sequence[str] | None = None) -> OwnB
     Args:
         problem: Model, loss and data; promoted to float64.
         layers: Names as ``problem.layers()`` has them; all by default.
+        most_passes: A layer that takes more backward passes over the data (as many as
+            outputs of a unit, or of itself where its curvature part does not vanish) is
+            left out; ``None`` for no limit.
 
     Returns:
         Blocks by name. A layer whose parameters are shared, transformed or selected in
@@ -94,7 +102,7 @@ def own_blocks(problem: Problem, *, layers: Sequence[str] | None = None) -> OwnB
     References:
         Skorski, Temperoni, Theobald (2021), PMLR 157, for the chain rule.
     """
-    plan = _Plan(problem, layers)
+    plan = _Plan(problem, layers, most_passes)
     turns = plan.turns()
     first = turns[0] if turns else []
     late = {
@@ -108,13 +116,17 @@ def own_blocks(problem: Problem, *, layers: Sequence[str] | None = None) -> OwnB
 
 
 def own_blocks_in_turn(
-    problem: Problem, *, layers: Sequence[str] | None = None
+    problem: Problem,
+    *,
+    layers: Sequence[str] | None = None,
+    most_passes: int | None = MOST_PASSES,
 ) -> Iterator[OwnBlocks]:
     """Yield the blocks that `own_blocks` computes, no more at a time than fit the memory.
 
     Args:
         problem: Model, loss and data; promoted to float64.
         layers: Names as ``problem.layers()`` has them; all by default.
+        most_passes: As for `own_blocks`.
 
     Yields:
         Blocks of some layers; the first time ``left_out`` names all that have none.
@@ -122,7 +134,7 @@ def own_blocks_in_turn(
     Raises:
         ValueError: If there is no layer of a name.
     """
-    plan = _Plan(problem, layers)
+    plan = _Plan(problem, layers, most_passes)
     left_out = plan.left_out
     for turn in plan.turns() or [[]]:
         found = plan.compute(turn)
@@ -159,7 +171,10 @@ class _Route:
 class _Plan:
     """Which layers can be done how, from a look at two samples."""
 
-    def __init__(self, problem: Problem, layers: Sequence[str] | None) -> None:
+    def __init__(
+        self, problem: Problem, layers: Sequence[str] | None, most_passes: int | None
+    ) -> None:
+        self.most_passes = math.inf if most_passes is None else most_passes
         everything = problem.layers()
         names = list(everything) if layers is None else list(layers)
         unknown = [name for name in names if name not in everything]
@@ -182,9 +197,13 @@ class _Plan:
             if not all(whole[parameter] for parameter in parameters):
                 self.left_out[name] = "only some of its entries are selected"
                 del groups[name]
-        if self.problem.network.train:
-            self.left_out.update(dict.fromkeys(groups, "train mode may couple samples"))
-            groups = {}
+        for reason, holds in (
+            ("train mode may couple samples", self.problem.network.train),
+            ("several processes share the data", self.problem.processes.size > 1),
+        ):
+            if holds:
+                self.left_out.update(dict.fromkeys(groups, reason))
+                groups = {}
         self.bytes_per_sample = 0.0
         if groups:
             self._look(groups)
@@ -237,6 +256,12 @@ class _Plan:
                         "positions or by several groups"
                     )
                     continue
+                if not vanishes and site.outputs > self.most_passes:
+                    self.left_out[name] = (
+                        f"its curvature part takes {site.outputs} passes, more than "
+                        f"{self.most_passes}"
+                    )
+                    continue
                 self.routes[name] = route
             columns = min(32, evaluation.outputs.numel() // batch.num_samples)
         self.vectorised = evaluation.vectorised
@@ -279,7 +304,7 @@ class _Plan:
             self.left_out.update(dict.fromkeys(sites, text))
             return {}
         levels: dict[str, int] = {}
-        fine = outputs.ndim - 1
+        fine = outputs.ndim - 1 if outputs.shape[-1] <= self.most_passes else 1
         if fine > 1 and evaluation.factor(unit_dims=fine) is not None:
             lead = outputs.shape[:fine]
             candidates = {k: s for k, s in sites.items() if s.zero.shape[:fine] == lead}
@@ -289,8 +314,8 @@ class _Plan:
                     levels[name] = fine
         rest = {name: site for name, site in sites.items() if name not in levels}
         width = outputs.numel() // n
-        if width > MOST_OUTPUTS:
-            text = f"every sample has {width} outputs, more than {MOST_OUTPUTS}"
+        if width > self.most_passes:
+            text = f"a sample has {width} outputs, more than {self.most_passes}"
             self.left_out.update(dict.fromkeys(rest, text))
             return levels
         verdicts = evaluation.prove(list(rest.values()), unit_dims=1) if rest else []
