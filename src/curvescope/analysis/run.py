@@ -21,16 +21,25 @@ from curvescope.distributed import SharedCheckpoint
 from curvescope.linalg import (
     Quadrature,
     density_from_nodes,
+    dimension_bounds,
     effective_dimension_from_density,
     eigsh,
     frobenius_norm,
     slq,
     spectral_density,
     trace,
+    with_bounds,
 )
 from curvescope.linalg.eigsh import working_vectors
 from curvescope.problem import Problem
-from curvescope.results import Result, SpectralDensity, load
+from curvescope.results import (
+    EffectiveDimension,
+    Eigenpairs,
+    Estimate,
+    Result,
+    SpectralDensity,
+    load,
+)
 
 MATRICES: dict[str, Callable[[Problem], CurvatureOperator]] = {
     "hessian": Hessian,
@@ -139,6 +148,7 @@ def analyze(
     for part in PARTS:
         if part in parts:
             run.add(part)
+    run.compare()
     return run.results
 
 
@@ -238,6 +248,22 @@ class _Run:
                 done = getattr(self, f"_{name}")()
                 self._save(name, key, done)
             self.results[name] = done
+
+    def compare(self) -> None:
+        """Put what eigenpairs and trace say about the effective dimension beside it."""
+        curve = self.results.get("effective_dimension")
+        pairs, total = (self.results.get(name) for name in ("eigenpairs", "trace"))
+        if not isinstance(curve, EffectiveDimension) or curve.bounds is not None:
+            return
+        if isinstance(pairs, Eigenpairs):
+            bounds = dimension_bounds(
+                pairs,
+                z=curve.z,
+                trace=total if isinstance(total, Estimate) else None,
+                positive_semidefinite=self.operator.positive_semidefinite,
+                dtype=self.operator.dtype,
+            )
+            self.results["effective_dimension"] = with_bounds(curve, bounds)
 
     def _key(self, part: str) -> str:
         return combine(

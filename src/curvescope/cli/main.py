@@ -44,7 +44,7 @@ from curvescope.cli.options import (
 )
 from curvescope.cli.problems import Built, build_problem
 from curvescope.cli.rank import run_rank
-from curvescope.cli.spectra import keep_spectra, names_a_file, run_file
+from curvescope.cli.spectra import bounding, keep_spectra, names_a_file, run_file
 from curvescope.cli.together import (
     STOPPED,
     Stopped,
@@ -183,6 +183,8 @@ def _compute(
     for check, text in built.checks.items():
         out.print(f"{check}: {text}", markup=False)
     arguments = _arguments(command)
+    if isinstance(command, EffDim):
+        arguments |= bounding(command, built.problem.num_params)
     check_settings(built.problem, **arguments)
     first = processes.rank == 0
     if first:
@@ -190,6 +192,8 @@ def _compute(
         _print_plan(built, arguments, out)
     with showing_progress() if first else nullcontext():
         results = analyze(built.problem, folder=folder, **arguments)
+    if isinstance(command, EffDim):  # what was asked for comes first, and is the table
+        results = {"effective_dimension": results["effective_dimension"]} | results
     if not first:
         return
     if not done:

@@ -141,6 +141,8 @@ class EffDim:
     dimension: OmitArgPrefixes[DimensionOptions] = field(
         default_factory=DimensionOptions
     )
+    top: int = 20
+    """Certified eigenpairs for a lower and an upper bound beside it; 0 for none."""
 
 
 @dataclass(frozen=True, kw_only=True)

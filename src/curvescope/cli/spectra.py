@@ -1,19 +1,20 @@
-"""``curvescope effdim FILE.npz``: the effective dimension of eigenvalues in a file."""
+"""``curvescope effdim``: of eigenvalues in a file, and the bounds beside a model's."""
 
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
-from curvescope._core.checks import real
+from curvescope._core.checks import positive_int, real
 from curvescope._core.fingerprints import combine
 from curvescope.analysis.spectra_files import (
     effective_dimension_of_file,
     write_spectrum,
 )
 from curvescope.cli import runs
-from curvescope.cli.options import EffDimOfFile
+from curvescope.cli.options import EffDim, EffDimOfFile
 from curvescope.report import collect_environment, report
 from curvescope.results import Eigenpairs, Result
 
@@ -67,6 +68,22 @@ def run_file(command: EffDimOfFile, words: list[str], out: Console) -> None:
             config=config,
         )
     out.print(f"report: {page.resolve()}", markup=False)
+
+
+def bounding(command: EffDim, num_params: int) -> dict[str, Any]:
+    """Return the arguments of `analyze` that put certified bounds beside the estimate.
+
+    Raises:
+        ValueError: If ``--top`` is negative.
+    """
+    top = min(positive_int("--top", command.top, minimum=0), num_params)
+    parts = ["effective_dimension"]
+    if top:
+        parts = ["eigenpairs", *parts]
+        if command.problem.matrix == "ggn":
+            # Where no eigenvalue is negative, the trace bounds the sum of the others.
+            parts = ["trace", *parts]
+    return {"parts": parts, "k": max(top, 1), "which": "LA"}
 
 
 def keep_spectra(folder: Path, results: Sequence[Result]) -> list[Path]:

@@ -1,6 +1,7 @@
 """Algorithms without networks: they see a `LinearOperator` and nothing else."""
 
 from curvescope.linalg.density import density_from_nodes, merge, spectral_density
+from curvescope.linalg.dimension_bounds import dimension_bounds, with_bounds
 from curvescope.linalg.eigsh import eigsh
 from curvescope.linalg.functions import (
     effective_dimension,
@@ -17,6 +18,7 @@ __all__ = [
     "Quadrature",
     "density_from_nodes",
     "diagonal",
+    "dimension_bounds",
     "effective_dimension",
     "effective_dimension_from_density",
     "eigsh",
@@ -30,4 +32,5 @@ __all__ = [
     "slq",
     "spectral_density",
     "trace",
+    "with_bounds",
 ]

@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -9,7 +10,15 @@ from torch import Tensor
 
 from curvescope._core.checks import describe, message, one_of, positive_int, real
 from curvescope._core.errors import AccuracyWarning
+from curvescope.linalg._dimension_quadrature import (
+    below_zero,
+    check_z,
+    dimension_from_quadrature,
+    dimension_terms,
+)
 from curvescope.linalg._session import symmetric_operator
+from curvescope.linalg.dimension_bounds import dimension_bounds, with_bounds
+from curvescope.linalg.eigsh import eigsh
 from curvescope.linalg.rank import singular_values
 from curvescope.linalg.slq import (
     Quadrature,
@@ -18,6 +27,7 @@ from curvescope.linalg.slq import (
     sphere_degrees,
     sphere_mean,
 )
+from curvescope.linalg.trace import trace
 from curvescope.linop.base import LinearOperator
 from curvescope.linop.convert import aslinearoperator
 from curvescope.results import (
@@ -32,6 +42,7 @@ from curvescope.results import (
 _EXACT_BELOW = 512
 _SATURATED = 0.9
 _ZERO_EPS = 100.0
+_TRACE_PRODUCTS = 96
 
 
 def effective_dimension(
@@ -42,12 +53,17 @@ def effective_dimension(
     negative: str = "clip",
     num_probes: int = 10,
     num_steps: int = 64,
+    top: int = 0,
     dimension: int | None = None,
     generator: torch.Generator | None = None,
 ) -> EffectiveDimension:
     r"""Compute the effective dimension, as a curve over ``z``.
 
     .. math:: N_\mathrm{eff}(z) = \sum_{i=1}^{n} \frac{\lambda_i}{\lambda_i + z}
+
+    By SLQ, the error of the steps is certain where ``A`` is known to be positive
+    semidefinite: Gauss quadrature gives too much, Gauss-Radau with a node at 0 too
+    little, and the value is their middle. Otherwise it is estimated.
 
     Args:
         A: Symmetric operator or matrix; for ``"factors"`` a rectangular factor ``F``
@@ -60,6 +76,8 @@ def effective_dimension(
             ``"abs"`` takes absolute values, ``"keep"`` leaves the formula as it is.
         num_probes: Probes of SLQ.
         num_steps: Steps of SLQ.
+        top: Eigenpairs that are computed beside, for bounds to check the value by; see
+            `dimension_bounds`.
         dimension: Number of all eigenvalues, where ``A`` is a vector of some.
         generator: Source of the probes; a fresh one with a fixed seed if ``None``.
 
@@ -68,12 +86,13 @@ def effective_dimension(
         eigenvalues.
 
     Raises:
-        ValueError: If ``z`` is not above 0, ``A`` does not fit the method, or
+        ValueError: If ``z`` is not above 0, ``A`` or ``top`` does not fit the method, or
             ``negative="keep"`` meets an eigenvalue near ``-z``.
 
     Cost:
         ``n`` products (exact), as many as the factor has rows or columns (factors), or
-        ``num_probes * num_steps`` (SLQ).
+        ``num_probes * num_steps`` (SLQ); about 4 ``top`` more for the bounds, and 96 for
+        the trace where ``A`` is positive semidefinite.
 
     Example:
         >>> effective_dimension(torch.eye(4), z=1.0).value
@@ -86,6 +105,8 @@ def effective_dimension(
     methods = ("auto", "exact", "factors", "slq", "lower_bound")
     one_of("method", method, methods)
     one_of("negative", negative, ("clip", "abs", "keep"))
+    if top:
+        _check_top(A, top, method, negative)
     if isinstance(A, Eigenpairs):
         dimension = dimension or A.of.num_params or len(A.eigenvalues)
         return _from_some(
@@ -108,7 +129,8 @@ def effective_dimension(
     quadrature = slq(
         operator, num_probes=num_probes, num_steps=num_steps, generator=generator
     )
-    return _from_quadrature(quadrature, z, negative)
+    curve = dimension_from_quadrature(quadrature, z, negative)
+    return _bounded(operator, curve, top, generator) if top else curve
 
 
 def effective_dimension_from_density(
@@ -139,89 +161,48 @@ def effective_dimension_from_density(
         2.0
     """
     one_of("negative", negative, ("clip", "abs", "keep"))
-    return _from_quadrature(density, z, negative)
+    return dimension_from_quadrature(density, z, negative)
 
 
-def _check_z(z: float | Tensor | list[float]) -> Tensor:
-    values = torch.as_tensor(z, dtype=torch.float64).detach().reshape(-1).cpu()
-    good = len(values) > 0 and bool((torch.isfinite(values) & (values > 0)).all())
-    if not good:
-        raise ValueError(message("z", "be finite and above 0", describe(z)))
-    return values.unique(sorted=True)
+def _check_top(A: Any, top: int, method: str, negative: str) -> None:
+    positive_int("top", top)
+    vector = isinstance(A, Tensor) and A.ndim == 1
+    if vector or isinstance(A, Eigenpairs) or method in ("factors", "lower_bound"):
+        remedy = "Use it with an operator, and the methods exact, slq or auto."
+        raise ValueError(
+            message("top", "be 0 where eigenvalues are given", top, remedy)
+        )
+    if negative == "keep":
+        remedy = 'Use `negative="clip"` or `"abs"`.'
+        raise ValueError(message("top", "be 0 for negative='keep'", top, remedy))
 
 
-def _terms(values: Tensor, z: Tensor, negative: str) -> Tensor:
-    """Return ``lambda / (lambda + z)``, the last axis over ``z``."""
-    if negative == "clip":
-        values = values.clamp_min(0.0)
-    elif negative == "abs":
-        values = values.abs()
-    else:
-        nearest = (values[..., None] + z).abs() <= 1e-3 * z
-        if bool(nearest.any()):
-            remedy = 'Use `negative="clip"`.'
-            text = message(
-                "z", "stay away from -lambda", "an eigenvalue near -z", remedy
-            )
-            raise ValueError(text)
-    return values[..., None] / (values[..., None] + z)
-
-
-def _from_quadrature(
-    source: Quadrature | SpectralDensity,
-    z: float | Tensor | list[float],
-    negative: str,
+def _bounded(
+    operator: LinearOperator,
+    curve: EffectiveDimension,
+    top: int,
+    generator: torch.Generator | None,
 ) -> EffectiveDimension:
-    curve = _check_z(z)
-    nodes, weights, n = source.nodes, source.weights, source.dimension
-    exact = isinstance(source, Quadrature) and source.exact
-    if isinstance(source, SpectralDensity):
-        exact = math.isinf(source.degrees_of_freedom or 0.0)
-    used = torch.where(weights > 0.0, nodes, 0.0)
-    mean = sphere_mean(_terms(used, curve, negative), weights, n, exact=exact)
-    probes = nodes.shape[0]
-    notes = list(source.notes)
-    quadrature = torch.zeros_like(curve)
-    if not exact and nodes.shape[1] > 1:
-        # The change since half the steps understates nothing that converges at least
-        # like 1 / steps^1.6; half of it is calibrated on spectra that do.
-        fewer = max(1, nodes.shape[1] // 2)
-        before, shares = coarser(nodes, weights, fewer)
-        before = torch.where(shares > 0.0, before, 0.0)
-        other = sphere_mean(_terms(before, curve, negative), shares, n, exact=exact)
-        quadrature = 0.5 * (other.trace - mean.trace).abs()
-        doubtful = quadrature > mean.standard_error
-        if bool(doubtful.any()):
-            notes.append(
-                f"for z up to {float(curve[doubtful].max()):.3g} the error of the "
-                f"{nodes.shape[1]} steps, up to {float(quadrature.max()):.3g}, exceeds "
-                "that of the probes; far below, the band may be too narrow: use more "
-                'steps, or `method="exact"`'
-            )
-    below = _negative(used, weights)
-    return EffectiveDimension(
-        of=source.of,
-        cost=source.cost,
-        settings={**source.settings, "negative": negative},
-        notes=tuple(notes),
-        z=curve,
-        values=mean.trace,
-        standard_errors=mean.standard_error,
-        degrees_of_freedom=math.inf if exact else sphere_degrees(probes),
-        quadrature_errors=quadrature,
-        method="exact" if exact else "slq",
-        negative=negative,
-        negative_mass=n * float((weights * used.abs() * below).sum()) / probes,
-        negative_count=n * float((weights * below).sum()) / probes,
-        dimension=n,
+    """Compute the top pairs, and what they bound."""
+    n = operator.shape[0]
+    which = "LM" if curve.negative == "abs" else "LA"
+    pairs = eigsh(
+        operator, k=min(top, n), which=which, eigenvectors=False, generator=generator
     )
-
-
-def _negative(values: Tensor, weights: Tensor | None = None) -> Tensor:
-    """Tell which values are below zero by more than rounding."""
-    largest = float(values.abs().max()) if values.numel() else 0.0
-    below = values < -_ZERO_EPS * torch.finfo(torch.float64).eps * largest
-    return below if weights is None else below & (weights > 0.0)
+    cost, total = curve.cost + pairs.cost, None
+    if operator.positive_semidefinite:
+        total = trace(operator, num_matvecs=_TRACE_PRODUCTS, generator=generator)
+        cost = cost + total.cost
+    bounds = dimension_bounds(
+        pairs,
+        z=curve.z,
+        negative=curve.negative,
+        trace=total,
+        positive_semidefinite=operator.positive_semidefinite,
+        dtype=operator.dtype,
+    )
+    settings = {**curve.settings, "top": top}
+    return with_bounds(replace(curve, cost=cost, settings=settings), bounds)
 
 
 def _from_some(
@@ -239,8 +220,8 @@ def _from_some(
     if not bool(torch.isfinite(values).all()) or len(values) > dimension:
         contract = f"be finite eigenvalues, at most `dimension` = {dimension}"
         raise ValueError(message("A", contract, describe(eigenvalues)))
-    curve = _check_z(z)
-    sums = _terms(values, curve, negative).sum(dim=0)
+    curve = check_z(z)
+    sums = dimension_terms(values, curve, negative).sum(dim=0)
     whole = len(values) == dimension
     notes: tuple[str, ...] = ()
     if not whole:
@@ -253,8 +234,10 @@ def _from_some(
             )
             notes = (*notes, text)
             warnings.warn(text, AccuracyWarning, stacklevel=3)
-    below = _negative(values)
-    rest = (dimension - len(values)) * _largest_terms(values, which, curve, negative)
+    below = below_zero(values)
+    rest = (dimension - len(values)) * _largestdimension_terms(
+        values, which, curve, negative
+    )
     return EffectiveDimension(
         of=of,
         cost=cost,
@@ -272,7 +255,9 @@ def _from_some(
     )
 
 
-def _largest_terms(values: Tensor, which: str, z: Tensor, negative: str) -> Tensor:
+def _largestdimension_terms(
+    values: Tensor, which: str, z: Tensor, negative: str
+) -> Tensor:
     """Return at most what one more eigenvalue adds, if these are the extreme ones.
 
     ``which`` says which end is known, as for `eigsh`; with ``""`` none is.
@@ -300,13 +285,13 @@ def _from_factor(
 ) -> EffectiveDimension:
     """Use the singular values of ``F``: the matrix ``F'F`` is never formed."""
     rows, columns = F.shape
-    curve = _check_z(z)
+    curve = check_z(z)
     small = F if columns <= rows else F.adjoint()
     dense = small.to_dense().double().cpu()
     if not bool(torch.isfinite(dense).all()):
         raise ValueError(message("A", "have finite products", "NaN or infinity"))
     squares = singular_values(dense).square()
-    sums = _terms(squares, curve, negative).sum(dim=0)
+    sums = dimension_terms(squares, curve, negative).sum(dim=0)
     blocks = math.ceil(small.shape[1] / small.block_size)
     return EffectiveDimension(
         of=F.info,

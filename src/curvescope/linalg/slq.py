@@ -1,5 +1,6 @@
 """Stochastic Lanczos quadrature: all probes in lockstep, as one block per step."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,6 +93,8 @@ def slq(
         "num_steps": num_steps,
         "seed": generator.initial_seed(),
     }
+    if operator.positive_semidefinite:
+        settings["positive_semidefinite"] = True
     total = n if num_probes >= n else num_probes * steps
     with Session(operator, "quadrature", total=total) as session:
         if num_probes >= n:
@@ -288,10 +291,58 @@ def _quadratures(diagonal: Tensor, off_diagonal: Tensor) -> tuple[Tensor, Tensor
 
 
 def coarser(nodes: Tensor, weights: Tensor, num_steps: int) -> tuple[Tensor, Tensor]:
-    """Return the quadratures that fewer steps would have given, without products.
+    """Return the quadratures that fewer steps would have given, without products."""
+    return next(each_coarser(nodes, weights, [num_steps]))
 
-    The nodes and weights of a Gauss quadrature determine its tridiagonal matrix:
-    Lanczos on ``diag(nodes)`` from ``sqrt(weights)`` gives it back.
+
+def each_coarser(
+    nodes: Tensor, weights: Tensor, counts: Sequence[int]
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield the quadratures of several fewer steps: leading parts of one matrix."""
+    diagonal, off_diagonal = _tridiagonals(nodes, weights, max(counts))
+    for count in counts:
+        yield _quadratures(diagonal[:, :count], off_diagonal[:, :count])
+
+
+def from_below(nodes: Tensor, weights: Tensor, floor: float) -> tuple[Tensor, Tensor]:
+    """Return the Gauss-Radau quadratures with one node at ``floor``, without products.
+
+    Where the spectrum lies above ``floor``, functions whose derivatives alternate in
+    sign, such as ``x / (x + z)``, are bracketed: Gauss gives too much, Gauss-Radau too
+    little. Rows whose Krylov space ended are exact, and stay.
+
+    References:
+        Golub and Meurant (2010), Matrices, Moments and Quadrature, sections 6.2 and 6.4.
+    """
+    steps = nodes.shape[1]
+    diagonal, off_diagonal = _tridiagonals(nodes, weights, steps)
+    size = nodes.nan_to_num(0.0).abs().amax(dim=1).clamp_min(1e-300)
+    # A pivot of zero is a node at the floor already; the next one then stays finite.
+    least = torch.finfo(torch.float64).eps * size
+    used = off_diagonal[:, : steps - 1] > 0.0
+    last = used.long().cumprod(dim=1).sum(dim=1)
+    pivot = torch.ones_like(size)
+    for j in range(steps):
+        before = (
+            off_diagonal[:, j - 1].square() / pivot if j else torch.zeros_like(size)
+        )
+        # Capped, the lowest node comes to lie a rounding below the floor.
+        moved = torch.minimum(floor + before, 1e3 * size)
+        moved = torch.where(last == j, moved, diagonal[:, j])
+        pivot = (diagonal[:, j] - floor - before).clamp_min(least)
+        diagonal[:, j] = moved
+    found, shares = _quadratures(diagonal, off_diagonal)
+    ended = torch.isnan(nodes).any(dim=1, keepdim=True)
+    return torch.where(ended, nodes, found), torch.where(ended, weights, shares)
+
+
+def _tridiagonals(
+    nodes: Tensor, weights: Tensor, num_steps: int
+) -> tuple[Tensor, Tensor]:
+    """Return the tridiagonal matrices that Gauss quadratures are of, cut to fewer steps.
+
+    Nodes and weights determine them: Lanczos on ``diag(nodes)`` from ``sqrt(weights)``
+    gives them back.
     """
     p = nodes.shape[0]
     # Lighter nodes than this change no digit, but make slow denormal numbers.
@@ -315,7 +366,7 @@ def coarser(nodes: Tensor, weights: Tensor, num_steps: int) -> tuple[Tensor, Ten
         off_diagonal[:, j] = beta
         if j + 1 < steps:
             Q[:, j + 1] = torch.where(beta > 0.0, 1.0 / beta, 0.0)[:, None] * W
-    return _quadratures(diagonal, off_diagonal)
+    return diagonal, off_diagonal
 
 
 @dataclass(frozen=True)

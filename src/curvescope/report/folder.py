@@ -34,7 +34,7 @@ _NAMES: dict[type[Result], str] = {
     RankEstimate: "rank",
 }
 # Whose rows are `table.csv`.
-_CHIEF = (RankSweep, RankReport, Eigenpairs)
+_CHIEF = (RankSweep, RankReport, Eigenpairs, EffectiveDimension)
 _MANIFEST = "report.json"
 
 
@@ -51,8 +51,8 @@ def report(
     """Write a run folder: results, figures, tables and one HTML page.
 
     The folder holds ``results/`` (JSON and safetensors), ``figures/*.png|pdf``,
-    ``table.csv`` (the first rank sweep, rank report or eigenpairs, or else the first
-    result that has rows), one ``NAME.csv`` for each other result, ``environment.json``, ``config.json`` where a
+    ``table.csv`` (the first rank sweep, rank report, eigenpairs or effective dimension,
+    or else the first result that has rows), one ``NAME.csv`` for each other result, ``environment.json``, ``config.json`` where a
     configuration is given, ``report.json`` and ``report.html``.
 
     Args:

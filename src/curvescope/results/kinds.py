@@ -9,6 +9,7 @@ from torch import Tensor
 
 from curvescope._core.checks import message
 from curvescope.results.base import Result
+from curvescope.results.dimension_bounds import DimensionBounds
 from curvescope.results.quantiles import student_t_quantile
 from curvescope.results.text import format_table
 
@@ -210,8 +211,9 @@ class EffectiveDimension(Result):
         values: The effective dimension at each ``z``.
         standard_errors: Of the values; 0 where exact.
         degrees_of_freedom: Of the standard errors.
-        quadrature_errors: What too few Lanczos steps may have left, estimated as the
-            change over the last steps; part of the band.
+        quadrature_errors: What too few Lanczos steps may have left; part of the band.
+        bracketed: Whether they are certain, by Gauss and Gauss-Radau quadrature, and not
+            estimated from the change over the last steps.
         method: ``"exact"``, ``"factors"``, ``"slq"`` or ``"lower_bound"``.
         negative: What was done to negative eigenvalues: ``"clip"``, ``"abs"``, ``"keep"``.
         negative_mass: Sum of the absolute values of the negative eigenvalues.
@@ -219,6 +221,7 @@ class EffectiveDimension(Result):
         dimension: Number of eigenvalues.
         upper_bounds: For a lower bound: what the eigenvalues that are not known can lift
             it to at most; infinite where their number is not known either.
+        bounds: What certified eigenpairs say about the same number, if they were asked.
     """
 
     z: Tensor
@@ -232,6 +235,8 @@ class EffectiveDimension(Result):
     dimension: int
     quadrature_errors: Tensor | None = None
     upper_bounds: Tensor | None = None
+    bracketed: bool = False
+    bounds: DimensionBounds | None = None
 
     @property
     def value(self) -> float:
@@ -260,7 +265,10 @@ class EffectiveDimension(Result):
             return self.values, self.upper_bounds
         half = student_t_quantile(0.5 + level / 2, self.degrees_of_freedom)
         half_width = half * self.standard_errors
-        if self.quadrature_errors is not None:
+        if self.quadrature_errors is not None and self.bracketed:
+            # The truth may lie at either end of the bracket.
+            half_width = half_width + self.quadrature_errors
+        elif self.quadrature_errors is not None:
             # Independent of each other: one is of the probes, one of the steps.
             half_width = torch.hypot(half_width, self.quadrature_errors)
         return (self.values - half_width).clamp_min(0.0), self.values + half_width
@@ -275,8 +283,11 @@ class EffectiveDimension(Result):
     def rows(self) -> list[dict[str, Any]]:
         """Return one row a value of ``z``."""
         low, high = self.band()
-        names = ("z", "effective_dimension", "standard_error", "low_95", "high_95")
-        columns = (self.z, self.values, self.standard_errors, low, high)
+        names = ["z", "effective_dimension", "standard_error", "low_95", "high_95"]
+        columns = [self.z, self.values, self.standard_errors, low, high]
+        if self.bounds is not None:
+            names += ["lower_bound", "upper_bound"]
+            columns += [self.bounds.lower, self.bounds.upper]
         return [
             dict(zip(names, map(float, row), strict=True))
             for row in zip(*columns, strict=True)
@@ -291,4 +302,6 @@ class EffectiveDimension(Result):
         ]
         # Without places that were asked for, the whole curve is the answer.
         table = rows or self.rows()
-        return format_table(self.headline(), table, self.notes, str(self.cost))
+        verdict = () if self.bounds is None else (self.bounds.verdict,)
+        notes = tuple(dict.fromkeys((*self.notes, *filter(None, verdict))))
+        return format_table(self.headline(), table, notes, str(self.cost))
