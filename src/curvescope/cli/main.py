@@ -25,6 +25,7 @@ from curvescope.analysis.run import (
 )
 from curvescope.cli import runs
 from curvescope.cli.experiment import run_experiment
+from curvescope.cli.initialisation import run_initialisation, run_step_size
 from curvescope.cli.options import (
     Analyze,
     Command,
@@ -35,12 +36,14 @@ from curvescope.cli.options import (
     EffDim,
     EffDimOfFile,
     EigenpairOptions,
+    Initialisation,
     Plot,
     ProbeOptions,
     Rank,
     Report,
     RunExperiment,
     Spectrum,
+    StepSizeOptions,
 )
 from curvescope.cli.problems import Built, build_problem
 from curvescope.cli.rank import run_rank
@@ -159,6 +162,10 @@ def _dispatch(command: Command | EffDimOfFile, words: list[str]) -> None:
         out.print(f"written: {where}", markup=False)
     elif isinstance(command, Rank):
         run_rank(command, words, out)
+    elif isinstance(command, Initialisation):
+        run_initialisation(command, words, out)
+    elif isinstance(command, StepSizeOptions):
+        run_step_size(command, words, out)
     elif isinstance(command, RunExperiment):
         run_experiment(command, words, out)
     elif isinstance(command, EffDimOfFile):

@@ -162,6 +162,31 @@ class EffDimOfFile:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Initialisation:
+    """Layers' own blocks as given and under other initialisations, beside theory."""
+
+    problem: OmitArgPrefixes[ProblemOptions]
+    candidates: tuple[str, ...] = ()
+    """recommended, balanced, glorot_normal, glorot_uniform, he, lecun, fan_in_uniform,
+    orthogonal, uniform, or a standard deviation; all but the last two by default."""
+    num_seeds: int = 3
+    """Draws of every random candidate."""
+    num_probes: int = 12
+    """Random probes, for layers without an exact block."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepSizeOptions:
+    """The best step along the gradient, what it gains, and the largest stable one."""
+
+    problem: OmitArgPrefixes[ProblemOptions]
+    tol: float | None = None
+    """Relative residual of the sharpness; 1e-3 in float32, 1e-8 in float64 by default."""
+    num_points: int = 9
+    """Points at which the loss along the gradient is measured."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Data:
     """Fetch a data set's official files, checked against known hashes."""
 
@@ -245,6 +270,8 @@ Command = (
     | Annotated[Spectrum, tyro.conf.subcommand("spectrum")]
     | Annotated[Density, tyro.conf.subcommand("density")]
     | Annotated[EffDim, tyro.conf.subcommand("effdim")]
+    | Annotated[Initialisation, tyro.conf.subcommand("initialisation")]
+    | Annotated[StepSizeOptions, tyro.conf.subcommand("step-size")]
     | Annotated[Data, tyro.conf.subcommand("data")]
     | Annotated[Plot, tyro.conf.subcommand("plot")]
     | Annotated[Report, tyro.conf.subcommand("report")]

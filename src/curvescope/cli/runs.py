@@ -6,13 +6,20 @@ from typing import Any
 
 from curvescope._core import files
 from curvescope._core.checks import message
-from curvescope.cli.options import GROUPS, Computing
+from curvescope.cli.options import (
+    GROUPS,
+    Computing,
+    Initialisation,
+    StepSizeOptions,
+)
 
 _CONFIG = "config.json"
 _DONE = "report.html"
 
 
-def configuration(command: str, options: Computing) -> dict[str, Any]:
+def configuration(
+    command: str, options: Computing | Initialisation | StepSizeOptions
+) -> dict[str, Any]:
     """Return what decides a run's numbers, flat; where it is written plays no part."""
     flat: dict[str, Any] = {"command": command}
     for field in dataclasses.fields(options):
