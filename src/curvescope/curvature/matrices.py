@@ -24,6 +24,7 @@ from curvescope.autodiff.graphs import (
 )
 from curvescope.curvature.kept import MOST_COLUMNS, KeptGraphs, MemoryPlan
 from curvescope.linop.base import SymmetricOperator
+from curvescope.losses import AbstractLoss
 from curvescope.problem import Problem
 
 
@@ -204,6 +205,7 @@ class GGN(CurvatureOperator):
 
     def __init__(self, problem: Problem) -> None:
         super().__init__(problem)
+        self.positive_semidefinite = _is_convex(problem.loss)
         if problem.loss.linear_in_outputs:
             text = (
                 f"the GGN vanishes: {problem.loss.name} is linear in the model's outputs. "
@@ -217,6 +219,13 @@ class GGN(CurvatureOperator):
     ) -> BatchGraph:
         middle = self.problem.loss.output_hessian(outputs, targets)
         return OuterProduct(Linearisation.of(outputs, leaves), middle)
+
+
+def _is_convex(loss: AbstractLoss) -> bool:
+    """Tell whether a loss is surely convex in the outputs: negative weights spoil it."""
+    factors = (getattr(loss, name, None) for name in ("weight", "pos_weight", "scale"))
+    signs = (bool((torch.as_tensor(f) >= 0.0).all()) for f in factors if f is not None)
+    return loss.convex_in_outputs and all(signs)
 
 
 @final

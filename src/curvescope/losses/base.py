@@ -31,6 +31,7 @@ class AbstractLoss(ABC):
     name: str
     reduction: Reduction
     linear_in_outputs: ClassVar[bool] = False  # then the GGN vanishes
+    convex_in_outputs: ClassVar[bool] = False  # then the GGN has no negative eigenvalue
 
     @abstractmethod
     def total(self, outputs: Tensor, targets: Any) -> Tensor:

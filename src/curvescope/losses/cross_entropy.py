@@ -37,6 +37,7 @@ class CrossEntropy(AbstractLoss):
     shift: bool = False
     reduction: Reduction = "mean"
     name: str = "cross_entropy"
+    convex_in_outputs: ClassVar[bool] = True
 
     def _dim(self, outputs: Tensor, targets: Tensor) -> int:
         if self.class_dim is not None:

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal, final
+from typing import Any, ClassVar, Literal, final
 
 import torch
 import torch.nn.functional as F
@@ -31,6 +31,7 @@ class SquaredError(AbstractLoss):
     denominator_per: Literal["element", "sample"] = "element"
     reduction: Reduction = "mean"
     name: str = "mse"
+    convex_in_outputs: ClassVar[bool] = True
 
     def total(self, outputs: Tensor, targets: Any) -> Tensor:
         """Return the scaled sum of squares."""
@@ -98,6 +99,7 @@ class BCEWithLogits(AbstractLoss):
     pos_weight: Tensor | None = None
     reduction: Reduction = "mean"
     name: str = "bce_with_logits"
+    convex_in_outputs: ClassVar[bool] = True
 
     def total(self, outputs: Tensor, targets: Any) -> Tensor:
         """Return the sum over all elements."""
@@ -177,6 +179,7 @@ class LogCosh(AbstractLoss):
 
     reduction: Reduction = "mean"
     name: str = "logcosh"
+    convex_in_outputs: ClassVar[bool] = True
 
     def total(self, outputs: Tensor, targets: Any) -> Tensor:
         """Return the sum, by the form that does not overflow."""

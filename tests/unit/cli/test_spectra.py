@@ -4,8 +4,11 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
-from curvescope.cli.main import main
+from curvescope import exact
+from curvescope.cli.main import main, parse
+from curvescope.cli.problems import build_problem
 from curvescope.results import load
 
 TOY = ["mlp", "--data", "digits", "--num-samples", "40", "--model-arg", "hidden=[3]"]
@@ -117,7 +120,51 @@ def test_bad_input_is_one_clear_line(words, text, spectrum, tmp_path, capsys):
 def test_a_model_still_goes_the_other_way(tmp_path):
     out = tmp_path / "run"
 
-    assert run("effdim", *TOY, "--num-probes", 3, "--num-steps", 8, "--out", out) == 0
+    words = [*TOY, "--num-probes", 3, "--num-steps", 8, "--top", 0, "--out", out]
+    assert run("effdim", *words) == 0
 
     assert not (out / "eigenvalues.npz").exists()
-    assert load(out / "results", "effective_dimension").upper_bounds is None
+    found = load(out / "results", "effective_dimension")
+    assert found.upper_bounds is None
+    assert found.bounds is None
+
+
+@pytest.mark.parametrize("matrix", ["ggn", "hessian"])
+def test_one_command_puts_the_estimate_between_certified_bounds(
+    matrix, tmp_path, capsys
+):
+    out = tmp_path / "run"
+    words = [*TOY, "--num-probes", 3, "--num-steps", 8, "--matrix", matrix]
+
+    assert run("effdim", *words, "--z", "1e-3", "0.1", "--top", 5, "--out", out) == 0
+
+    head, *rows = (out / "table.csv").read_text().splitlines()
+    assert head == (
+        "z,effective_dimension,standard_error,low_95,high_95,lower_bound,upper_bound"
+    )
+    dense = dense_eigenvalues(matrix)
+    for z, _, _, low, high, below, above in (
+        map(float, row.split(",")) for row in rows
+    ):
+        truth = float((dense / (dense + z)).sum())
+        # Products are of float32: the bounds allow for it, the truth is of float64.
+        assert below <= truth * (1 + 1e-4) + 1e-3
+        assert truth <= above * (1 + 1e-4) + 1e-3
+        assert below <= high
+        assert low <= above
+    printed = capsys.readouterr().out
+    assert "checked: at all" in printed
+    assert "5 certified eigenpairs" in printed
+    found = load(out / "results", "effective_dimension")
+    assert found.bounds.num_pairs == 5
+    assert found.bracketed == (matrix == "ggn")
+    assert found.bounds.upper_from == ("sum" if matrix == "ggn" else "number")
+    assert (out / "eigenvalues.npz").is_file()
+    assert "the lower bound" in (out / "report.html").read_text().lower()
+
+
+def dense_eigenvalues(matrix):
+    """All eigenvalues of the toy's matrix, dense in float64, negative ones as 0."""
+    problem = build_problem(parse(["effdim", *TOY]).problem).problem
+    A = {"ggn": exact.ggn, "hessian": exact.hessian}[matrix](problem).matrix
+    return torch.linalg.eigvalsh(A).clamp_min(0.0)
