@@ -9,6 +9,7 @@ from curvescope._core.progress import showing_progress
 from curvescope.analysis import (
     analyze,
     balance_,
+    block_norms,
     homogeneity,
     initialisation_report,
     laplace,
@@ -57,6 +58,7 @@ __all__ = [
     "analyze",
     "aslinearoperator",
     "balance_",
+    "block_norms",
     "diagonal",
     "effective_dimension",
     "eigsh",

@@ -1,6 +1,7 @@
 """The users' verbs: a problem goes in, frozen results come out."""
 
 from curvescope.analysis.balance import balance_
+from curvescope.analysis.block_norms import block_norms
 from curvescope.analysis.homogeneity import homogeneity
 from curvescope.analysis.initialisation import initialisation_report
 from curvescope.analysis.landscape import loss_surface
@@ -21,6 +22,7 @@ __all__ = [
     "PublishedSpectrum",
     "analyze",
     "balance_",
+    "block_norms",
     "effective_dimension_of_file",
     "homogeneity",
     "initialisation_report",
