@@ -63,14 +63,17 @@ def eigenbasis(
     Exact and dense up to 4,096 parameters of a feed-forward net, or 1,024 of another;
     then `eigsh`.
     """
-    size = problem.num_params
-    small = size <= _DENSE_AUTODIFF or (
-        size <= _DENSE_CLOSED_FORM and feed_forward(problem) is not None
-    )
-    if small:
+    if is_dense(problem):
         return _all_pairs(problem)
-    return eigsh(
-        Hessian(problem), k=min(k, size), checkpoint=checkpoint, generator=generator
+    k = min(k, problem.num_params)
+    return eigsh(Hessian(problem), k=k, checkpoint=checkpoint, generator=generator)
+
+
+def is_dense(problem: Problem) -> bool:
+    """Tell whether `eigenbasis` computes all eigenpairs of a problem, exactly."""
+    size = problem.num_params
+    return size <= _DENSE_AUTODIFF or (
+        size <= _DENSE_CLOSED_FORM and feed_forward(problem) is not None
     )
 
 

@@ -15,6 +15,7 @@ from curvescope._core.fingerprints import checksum, combine
 from curvescope._core.memory import peak_memory
 from curvescope._core.random import gaussian, resolve_generator
 from curvescope.analysis.directions import (
+    SPECTRAL,
     by_magnitude,
     check_eigenpairs,
     eigenbasis,
@@ -107,14 +108,16 @@ def homogeneity(
     seed = int(torch.randint(2**62, (1,), generator=generator, device=generator.device))
     key = combine("homogeneity", [sheet.fingerprint for sheet in sheets], seed)
     cost = Cost()
-    if eigenpairs is None:
+    kinds = (directions,) if isinstance(directions, str) else directions
+    if eigenpairs is None and (kinds is None or set(kinds) & set(SPECTRAL)):
         store = inner(folder, "eigenpairs", combine(key, num_pairs))
         eigenpairs = eigenbasis(
             problem, max(num_pairs, num_top), checkpoint=store, generator=generator
         )
         cost = eigenpairs.cost
-    check_eigenpairs(problem, eigenpairs)
-    spaces = _spaces(problem, eigenpairs, directions, num_top, num_bottom)
+    if eigenpairs is not None:
+        check_eigenpairs(problem, eigenpairs)
+    spaces = _spaces(problem, eigenpairs, kinds, num_top, num_bottom)
     draws = _Draws(problem, spaces, num_draws, seed)
     values = evaluate_rows(
         sheets,
@@ -138,7 +141,7 @@ def homogeneity(
         ),
         settings={
             "num_draws": num_draws,
-            "num_eigenpairs": len(eigenpairs.eigenvalues),
+            "num_eigenpairs": 0 if eigenpairs is None else len(eigenpairs.eigenvalues),
             "seed": generator.initial_seed(),
         },
         notes=(*_notes(eigenpairs, spaces), *remarks(values[:, 0])),
@@ -236,16 +239,14 @@ def _check_problems(problem: Problem, test: Problem | None) -> None:
 
 def _spaces(
     problem: Problem,
-    pairs: Eigenpairs,
+    pairs: Eigenpairs | None,
     directions: Sequence[str] | None,
     num_top: int,
     num_bottom: int | None,
 ) -> list[_Space]:
-    whole = is_whole(problem, pairs)
+    whole = pairs is not None and is_whole(problem, pairs)
     if directions is None:
         directions = ("top", "bottom" if whole else "complement", "random")
-    if isinstance(directions, str):
-        directions = (directions,)
     size = problem.num_params
     if num_bottom is None:
         num_bottom = max(1, size // 2)
@@ -255,7 +256,9 @@ def _spaces(
         one_of("directions", kind, KINDS)
         if kind == "random":
             spaces.append(_Space(kind, size, None))
-        elif kind == "complement":
+            continue
+        assert pairs is not None
+        if kind == "complement":
             # Of all pairs no complement is left: then of the top ones asked for.
             _, Q = by_magnitude(problem, pairs)
             Q = Q[:, :num_top] if whole else Q
@@ -289,7 +292,9 @@ def _by_kind(
     return found
 
 
-def _notes(pairs: Eigenpairs, spaces: list[_Space]) -> tuple[str, ...]:
+def _notes(pairs: Eigenpairs | None, spaces: list[_Space]) -> tuple[str, ...]:
+    if pairs is None:
+        return ()
     largest = float(pairs.residual_norms.max())
     notes = []
     if any(space.inverted for space in spaces):

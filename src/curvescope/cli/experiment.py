@@ -3,6 +3,7 @@
 import shlex
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,15 @@ from curvescope._core.progress import showing_progress
 from curvescope.cli import runs
 from curvescope.cli.options import RunExperiment
 from curvescope.experiments import Experiment, experiment, names
-from curvescope.experiments.base import decisive, filled
+from curvescope.experiments.around_weights import AUTO
+from curvescope.experiments.base import Prepared, decisive, filled
 from curvescope.report import collect_environment, load_results, report
 from curvescope.results import RankSweep, Result
 from curvescope.results.ranks import MATRICES
 from curvescope.results.text import format_table
+
+# What a folder's name need not say.
+_USUAL = (None, "small", AUTO)
 
 
 def run_experiment(command: RunExperiment, words: list[str], out: Console) -> None:
@@ -30,7 +35,7 @@ def run_experiment(command: RunExperiment, words: list[str], out: Console) -> No
     """
     chosen: Any = command.chosen
     row = next(
-        r for r in map(experiment, names()) if type(chosen.experiment) is r.config
+        r for r in map(experiment, names()) if isinstance(chosen.experiment, r.config)
     )
     config, where = filled(chosen.experiment), chosen.run
     if where.dry_run:
@@ -41,6 +46,7 @@ def run_experiment(command: RunExperiment, words: list[str], out: Console) -> No
         return
     folder = where.out or _default_folder(row, config)
     wanted = {"command": f"experiment {row.name}", **decisive(config)}
+    ready = _prepared(row, config, folder, wanted)
     if runs.open_folder(folder, wanted):
         results = load_results(folder)
         page = folder / "report.html"
@@ -48,7 +54,8 @@ def run_experiment(command: RunExperiment, words: list[str], out: Console) -> No
         row.check(config)
         files.write_json(folder / "config.json", wanted)
         with showing_progress():
-            results = dict(row.run(config, folder=folder))
+            run = partial(row.run, config) if ready is None else ready.run
+            results = dict(run(folder=folder))
         page = report(
             results,
             path=folder,
@@ -56,11 +63,29 @@ def run_experiment(command: RunExperiment, words: list[str], out: Console) -> No
             command=shlex.join(["curvescope", *words]),
             environment=collect_environment(seed=getattr(config, "seed", 0)),
             config=wanted,
+            checks={} if ready is None else ready.checks,
         )
     for result in results.values():
         out.print(table(result), markup=False)
         out.print()
     out.print(f"report: {page.resolve()}", markup=False)
+
+
+def _prepared(
+    row: Experiment, config: Any, folder: Path, wanted: dict[str, Any]
+) -> Prepared | None:
+    """Load the user's model and data, and put their fingerprint into ``wanted``.
+
+    Raises:
+        ValueError: If the configuration is wrong, or the folder another run's.
+    """
+    if row.prepare is None:
+        return None
+    runs.open_folder(folder, wanted)
+    row.check(config)
+    ready = row.prepare(config)
+    wanted["problem"] = ready.fingerprint
+    return ready
 
 
 def plan_of(row: Experiment, config: Any) -> str:
@@ -108,6 +133,6 @@ def _cell(record: Mapping[str, Any], name: str) -> str:
 def _default_folder(row: Experiment, config: Any) -> Path:
     """Return a name that tells apart what is tried most often."""
     choices = [getattr(config, field, None) for field in ("model", "data", "preset")]
-    words = [Path(str(c)).name for c in choices if c not in (None, "small")]
+    words = [Path(str(c)).name for c in choices if c not in _USUAL]
     text = "-".join([row.name, *words])
     return Path("runs") / "".join(c if c.isalnum() or c in "-_." else "-" for c in text)

@@ -45,6 +45,7 @@ from curvescope.cli.options import (
     Spectrum,
     StepSizeOptions,
 )
+from curvescope.cli.positional import without_option
 from curvescope.cli.problems import Built, build_problem
 from curvescope.cli.rank import run_rank
 from curvescope.cli.spectra import bounding, keep_spectra, names_a_file, run_file
@@ -131,7 +132,7 @@ def parse(words: Sequence[str]) -> Command | EffDimOfFile:
         return tyro.cli(EffDimOfFile, args=rest, prog="curvescope effdim")
     return tyro.cli(
         Command,
-        args=_split_lists(words),
+        args=without_option(_split_lists(words)),
         prog="curvescope",
         description="Trustworthy curvature analysis of PyTorch models.",
     )
@@ -199,10 +200,10 @@ def _compute(
         _print_plan(built, arguments, out)
     with showing_progress() if first else nullcontext():
         results = analyze(built.problem, folder=folder, **arguments)
-    if isinstance(command, EffDim):  # what was asked for comes first, and is the table
-        results = {"effective_dimension": results["effective_dimension"]} | results
     if not first:
         return
+    if isinstance(command, EffDim):  # what was asked for comes first, and is the table
+        results = {"effective_dimension": results["effective_dimension"]} | results
     if not done:
         page = report(
             results,

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Union
 import tyro
 from tyro.conf import OmitArgPrefixes, OmitSubcommandPrefixes, Positional
 
+from curvescope.cli.positional import with_positional_model
 from curvescope.experiments import Experiment, RankPoint, experiment, names
 
 
@@ -239,10 +240,11 @@ _FLAT: Any = OmitArgPrefixes
 
 def _command(row: Experiment) -> Any:
     """Return the class of one experiment's options, named as its command."""
+    config = with_positional_model(row.config)
     made = dataclasses.make_dataclass(
         "".join(word.capitalize() for word in row.name.split("-")),
         [
-            ("experiment", _FLAT[row.config], field(default_factory=row.config)),
+            ("experiment", _FLAT[config], field(default_factory=config)),
             ("run", _FLAT[RunOptions], field(default_factory=RunOptions)),
         ],
         frozen=True,

@@ -26,6 +26,21 @@ class Run(Protocol):
         """Return the results by name."""
 
 
+class Prepared(Protocol):
+    """An experiment whose model and data are loaded; nothing is computed yet."""
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of weights, data and code: files may change under the same names."""
+
+    @property
+    def checks(self) -> Mapping[str, str]:
+        """What shows that model, weights and data belong together."""
+
+    def run(self, *, folder: Path | None = None) -> Mapping[str, Result]:
+        """Return the results by name."""
+
+
 def _accept(config: Any) -> None:
     """Refuse nothing."""
 
@@ -100,6 +115,7 @@ class Experiment:
         summary: One line for the help.
         check: Refuses a wrong configuration before anything is written.
         plan: Says what a configuration will cost, without computing; for ``--dry-run``.
+        prepare: Loads the user's model and data, of an experiment that is about these.
     """
 
     name: str
@@ -108,6 +124,7 @@ class Experiment:
     summary: str
     check: Callable[[Any], None] = _accept
     plan: Callable[[Any], Plan] | None = None
+    prepare: Callable[[Any], Prepared] | None = None
 
 
 def filled(config: Config) -> Config:

@@ -117,7 +117,7 @@ class ModelSettings:
     or package.module:object."""
     weights: Path | None = None
     """A .safetensors file, or .pt, .pth, .th (read without running code). Without it the
-    weights are random, and the surface is that of an untrained network."""
+    weights of a built-in network are random."""
     model_arg: tuple[str, ...] = ()
     """Arguments of the model as KEY=VALUE, such as hidden=[32,32]."""
     params: tuple[str, ...] = ()
@@ -165,11 +165,14 @@ class Built:
     normalize: str | None = None
 
 
-def build_problem(options: Described, *, processes: Processes = ALONE) -> Built:
+def build_problem(
+    options: Described, *, data: Any = None, processes: Processes = ALONE
+) -> Built:
     """Load model, weights and data, and put them together.
 
     Args:
         options: The words.
+        data: Instead of those that the words name.
         processes: Those that share the data.
 
     Raises:
@@ -183,7 +186,8 @@ def build_problem(options: Described, *, processes: Processes = ALONE) -> Built:
     )
     if normalize is None and declared is not None and takes_pixels:
         normalize = declared.normalize
-    data = _first_there(lambda: _data(options, normalize), processes)
+    if data is None:
+        data = _first_there(lambda: _data(options, normalize), processes)
     arguments = parse_arguments(options.model_arg)
     sizes = {} if declared is None else _fitting(declared.arguments, data)
     generator = torch.Generator().manual_seed(options.seed)
@@ -304,7 +308,6 @@ def _checks(
     data: Any,
     normalize: str | None,
 ) -> dict[str, str]:
-    evaluation = problem.evaluate()
     total = sum(p.numel() for p in model.parameters())
     checks: Mapping[str, str | None] = {
         "model": f"{options.model}, {total:,} parameters",
@@ -312,12 +315,19 @@ def _checks(
         "data": f"{options.data}, {problem.num_samples:,} samples",
         "data notes": "; ".join(getattr(data, "notes", ())) or None,
         "pixel statistics": normalize or "none",
-        "loss": f"{evaluation.loss:.5g} ({problem.reduction}, {problem.loss.name})",
-        "accuracy": None
-        if evaluation.accuracy is None
-        else f"{evaluation.accuracy:.3%} ({_count(evaluation.accuracy, problem)})",
     }
-    return {name: text for name, text in checks.items() if text is not None}
+    known = {name: text for name, text in checks.items() if text is not None}
+    return known | describe_fit(problem)
+
+
+def describe_fit(problem: Problem) -> dict[str, str]:
+    """Return loss and accuracy at the present weights, as a reader wants them."""
+    found = problem.evaluate()
+    fit = {"loss": f"{found.loss:.5g} ({problem.reduction}, {problem.loss.name})"}
+    if found.accuracy is not None:
+        right = _count(found.accuracy, problem)
+        fit["accuracy"] = f"{found.accuracy:.3%} ({right})"
+    return fit
 
 
 def _count(accuracy: float, problem: Problem) -> str:

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from curvescope.plots.axes import signed_log_ticks, tick_labels
+from curvescope.plots.axes import tick_labels
+from curvescope.plots.shades import color_bar, color_scale
 from curvescope.plots.style import (
     PALETTE,
     WIDE,
@@ -105,7 +106,7 @@ def _draw(
     shades = axes.imshow(
         values,
         origin="lower",
-        norm=_norm(values, logarithmic=name != DIMENSION),
+        norm=color_scale(values, logarithmic=name != DIMENSION and _wide(values)),
         cmap="Blues",
         aspect="auto",
         interpolation="nearest",
@@ -119,38 +120,12 @@ def _draw(
     axes.set_ylabel("depth")
     axes.set_title(words, fontsize=9.5, fontweight="normal", pad=4.0)
     _contours(axes, result, meanings)
-    bar = figure.colorbar(shades, ax=axes, aspect=12, pad=0.02)
-    if bar.solids is not None:
-        # As vectors the bar would be 256 polygons in colours that no page can exchange.
-        bar.solids.set_rasterized(True)
-    bar.outline.set_visible(False)
-    _bar_ticks(bar, shades.norm)
+    color_bar(figure, axes, shades, most=4, aspect=12, pad=0.02)
 
 
-def _norm(values: Any, *, logarithmic: bool) -> Any:
-    from matplotlib.colors import LogNorm, Normalize
-
+def _wide(values: Any) -> bool:
     finite = values.compressed()
-    if finite.size == 0:
-        return Normalize(0.0, 1.0)
-    low, high = float(finite.min()), float(finite.max())
-    if logarithmic and 0 < low * _SPAN < high:
-        return LogNorm(low, high)
-    return Normalize(low, high if high > low else low + 1.0)
-
-
-def _bar_ticks(bar: Any, norm: Any) -> None:
-    from matplotlib.colors import LogNorm
-    from matplotlib.ticker import MaxNLocator, NullLocator
-
-    if not isinstance(norm, LogNorm):
-        bar.locator = MaxNLocator(4)
-        bar.update_ticks()
-        return
-    low, high = float(norm.vmin or 1.0), float(norm.vmax or 1.0)
-    ticks = [t for t in signed_log_ticks(low, high, low, most=4) if low <= t <= high]
-    bar.set_ticks(ticks, labels=tick_labels(ticks))
-    bar.ax.yaxis.set_minor_locator(NullLocator())
+    return bool(finite.size and 0 < finite.min() * _SPAN < finite.max())
 
 
 def _contours(axes: Axes, result: DimensionMap, meanings: dict[str, Any]) -> None:

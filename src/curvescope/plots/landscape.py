@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from curvescope.plots.axes import log_axis, signed_log_ticks, tick_labels
+from curvescope.plots.axes import log_axis
+from curvescope.plots.shades import (
+    color_bar,
+    color_scale,
+    draw_cells,
+    mark_present_weights,
+)
 from curvescope.plots.style import (
     PALETTE,
     WIDE,
@@ -150,36 +156,23 @@ def _draw_plane(
 ) -> None:
     x, y = (array(axis) for axis in result.coordinates)
     losses = np.ma.masked_invalid(array(result.losses).T)
-    norm = _norm(losses)
+    norm = color_scale(losses, logarithmic=wide_range(losses.compressed()))
     lengths = (float(x[-1] - x[0]), float(y[-1] - y[0]))
     equal = max(lengths) <= _LONGEST * min(lengths)
-    steps = [(axis[1] - axis[0]) / 2 for axis in (x, y)]
-    shades = axes.imshow(
-        losses,
-        # Cells lie around their points.
-        extent=(x[0] - steps[0], x[-1] + steps[0], y[0] - steps[1], y[-1] + steps[1]),
-        origin="lower",
-        norm=norm,
-        cmap="viridis",
-        interpolation="nearest",
-        interpolation_stage="data",
-        aspect="equal" if equal else "auto",
-    )
+    shades = draw_cells(axes, x, y, losses, norm, equal=equal)
     meanings = _contours(axes, result, losses, _levels(norm))
-    axes.plot(
-        [0.0],
-        [0.0],
-        linestyle="none",
-        marker="D",
-        markersize=6,
-        color=PALETTE["surface"],
-        markeredgecolor=PALETTE["ink"],
-        label="present weights",
-    )
-    axes.grid(visible=False)
+    mark_present_weights(axes, size=6)
     axes.set_xlabel(_axis_label(result, 0, 0.85 * size[0]), parse_math=False)
     axes.set_ylabel(_axis_label(result, 1, 0.85 * size[1]), parse_math=False)
-    _color_bar(figure, axes, shades, result)
+    color_bar(
+        figure,
+        axes,
+        shades,
+        label=loss_label(result),
+        shrink=0.8,
+        aspect=22,
+        pad=0.02,
+    )
     handles, labels = axes.get_legend_handles_labels()
     figure.legend(
         [*meanings.values(), *handles],
@@ -221,38 +214,8 @@ def _line(color: str, dashes: Any) -> Any:
     return Line2D([], [], color=color, linestyle=dashes, linewidth=1.4)
 
 
-def _norm(losses: Any) -> Any:
-    from matplotlib.colors import LogNorm, Normalize
-
-    finite = losses.compressed()
-    if finite.size == 0:
-        return Normalize(0.0, 1.0)
-    low, high = float(finite.min()), float(finite.max())
-    if wide_range(finite):
-        return LogNorm(low, high)
-    return Normalize(low, high if high > low else low + 1.0)
-
-
 def _levels(norm: Any) -> np.ndarray:
     from matplotlib.colors import LogNorm
 
     spread = np.geomspace if isinstance(norm, LogNorm) else np.linspace
     return spread(norm.vmin, norm.vmax, _LEVELS + 2)[1:-1]
-
-
-def _color_bar(figure: Figure, axes: Axes, shades: Any, result: LossSurface) -> None:
-    from matplotlib.colors import LogNorm
-    from matplotlib.ticker import NullLocator
-
-    bar = figure.colorbar(shades, ax=axes, shrink=0.8, aspect=22, pad=0.02)
-    # As vectors the bar would be 256 polygons in colours that no page can exchange.
-    if bar.solids is not None:
-        bar.solids.set_rasterized(True)
-    if isinstance(shades.norm, LogNorm):
-        low, high = float(shades.norm.vmin or 0.0), float(shades.norm.vmax or 0.0)
-        ticks = signed_log_ticks(low, high, low, most=6)
-        ticks = [t for t in ticks if low <= t <= high]
-        bar.set_ticks(ticks, labels=tick_labels(ticks))
-        bar.ax.yaxis.set_minor_locator(NullLocator())
-    bar.set_label(loss_label(result), fontsize=9.0)
-    bar.outline.set_visible(False)

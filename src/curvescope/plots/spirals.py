@@ -6,8 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from curvescope.plots.axes import signed_log_ticks, tick_labels
 from curvescope.plots.landscape import loss_label, wide_range
+from curvescope.plots.shades import (
+    color_bar,
+    color_scale,
+    draw_cells,
+    mark_present_weights,
+)
 from curvescope.plots.style import (
     PALETTE,
     WIDE,
@@ -17,7 +22,7 @@ from curvescope.plots.style import (
     new_figure,
     set_figure_title,
 )
-from curvescope.results import PerturbedClassifiers, SurfaceComparison
+from curvescope.results import LossSurface, PerturbedClassifiers, SurfaceComparison
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -82,13 +87,16 @@ def plot_classifiers(
             if place == 0 and not is_narrow(size):
                 grid[index].set_ylabel(f"along {kind}", fontsize=8.5)
         if shades is not None:
-            bar = figure.colorbar(
-                shades, ax=list(grid), shrink=0.5, aspect=24, pad=0.01
+            label = "change of the probability"
+            color_bar(
+                figure,
+                list(grid),
+                shades,
+                label=label,
+                shrink=0.5,
+                aspect=24,
+                pad=0.01,
             )
-            if bar.solids is not None:
-                bar.solids.set_rasterized(True)
-            bar.set_label("change of the probability", fontsize=9.0)
-            bar.outline.set_visible(False)
         text = "Decision boundaries after steps" if title is None else title
         if text:
             set_figure_title(figure, text)
@@ -235,56 +243,27 @@ def plot_surface_comparison(
     size = size or surface_comparison_size(result, WIDE[0])
     narrow = is_narrow(size)
     count = len(result.surfaces)
-    values = np.concatenate([array(s.losses).ravel() for s in result.surfaces.values()])
-    finite = values[np.isfinite(values)]
+    surfaces = result.surfaces
+    values = np.concatenate([array(s.losses).ravel() for s in surfaces.values()])
     with house_style():
-        from matplotlib.colors import LogNorm, Normalize
-
         figure = new_figure(size)
         shape = (count, 1) if narrow else (1, count)
         panels = figure.subplots(*shape, squeeze=False).ravel()
-        low, high = float(finite.min()), float(finite.max())
-        norm: Any = LogNorm(low, high) if wide_range(finite) else Normalize(low, high)
-        shades = None
-        for axes, (name, surface) in zip(panels, result.surfaces.items(), strict=True):
-            x, y = (array(axis) for axis in surface.coordinates)
-            halves = [(axis[1] - axis[0]) / 2 for axis in (x, y)]
-            shades = axes.imshow(
-                np.ma.masked_invalid(array(surface.losses).T),
-                origin="lower",
-                extent=(
-                    x[0] - halves[0],
-                    x[-1] + halves[0],
-                    y[0] - halves[1],
-                    y[-1] + halves[1],
-                ),
-                norm=norm,
-                cmap="viridis",
-                interpolation="nearest",
-                interpolation_stage="data",
-            )
-            axes.grid(visible=False)
-            axes.plot(
-                [0.0],
-                [0.0],
-                marker="D",
-                markersize=4,
-                color=PALETTE["surface"],
-                markeredgecolor=PALETTE["ink"],
-            )
-            finite_here = array(surface.losses)
-            axes.set_title(
-                f"{name}\n{np.nanmin(finite_here):.3g} to {np.nanmax(finite_here):.3g}",
-                fontsize=8.5,
-                fontweight="normal",
-                pad=4.0,
-            )
-            axes.set_xlabel("step length", fontsize=9.0)
-            axes.tick_params(labelsize=8.0)
-        if shades is not None:
-            _bar(
-                figure, panels, shades, loss_label(next(iter(result.surfaces.values())))
-            )
+        norm = color_scale(values, logarithmic=wide_range(values))
+        pictures = [
+            _draw_surface(axes, name, surface, norm)
+            for axes, (name, surface) in zip(panels, surfaces.items(), strict=True)
+        ]
+        label = loss_label(next(iter(surfaces.values())))
+        color_bar(
+            figure,
+            list(panels),
+            pictures[0],
+            label=label,
+            shrink=0.7,
+            aspect=18,
+            pad=0.02,
+        )
         text = "Loss on planes through the weights" if title is None else title
         if text:
             set_figure_title(figure, text)
@@ -301,18 +280,17 @@ def surface_comparison_size(
     return (width, 0.78 * width / count + 1.1)
 
 
-def _bar(figure: Figure, panels: Any, shades: Any, label: str) -> None:
-    from matplotlib.colors import LogNorm
-    from matplotlib.ticker import NullLocator
-
-    bar = figure.colorbar(shades, ax=list(panels), shrink=0.7, aspect=18, pad=0.02)
-    if bar.solids is not None:
-        bar.solids.set_rasterized(True)
-    if isinstance(shades.norm, LogNorm):
-        low, high = float(shades.norm.vmin or 1.0), float(shades.norm.vmax or 1.0)
-        ticks = signed_log_ticks(low, high, low, most=6)
-        ticks = [tick for tick in ticks if low <= tick <= high]
-        bar.set_ticks(ticks, labels=tick_labels(ticks))
-        bar.ax.yaxis.set_minor_locator(NullLocator())
-    bar.set_label(label, fontsize=9.0)
-    bar.outline.set_visible(False)
+def _draw_surface(axes: Axes, name: str, surface: LossSurface, norm: Any) -> Any:
+    x, y = (array(axis) for axis in surface.coordinates)
+    losses = array(surface.losses)
+    shades = draw_cells(axes, x, y, losses.T, norm, equal=True)
+    mark_present_weights(axes, size=4)
+    axes.set_title(
+        f"{name}\n{np.nanmin(losses):.3g} to {np.nanmax(losses):.3g}",
+        fontsize=8.5,
+        fontweight="normal",
+        pad=4.0,
+    )
+    axes.set_xlabel("step length", fontsize=9.0)
+    axes.tick_params(labelsize=8.0)
+    return shades

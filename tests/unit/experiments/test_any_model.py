@@ -5,12 +5,12 @@ import torch
 
 from curvescope.data import load
 from curvescope.experiments import experiment
+from curvescope.experiments.around_weights import UNTRAINED
 from curvescope.experiments.homogeneity import (
     HomogeneitySettings,
     homogeneity_experiment,
 )
 from curvescope.experiments.loss_surface import (
-    UNTRAINED,
     SurfaceSettings,
     surface_experiment,
 )
@@ -36,6 +36,7 @@ def weights(tmp_path):
 def test_the_surface_is_around_the_weights_of_the_file(weights, tmp_path):
     path, model = weights
     config = SurfaceSettings(
+        model="mlp",
         model_arg=ARGUMENTS,
         weights=path,
         num_samples=30,
@@ -58,6 +59,7 @@ def test_the_surface_is_around_the_weights_of_the_file(weights, tmp_path):
 def test_random_weights_are_told_to_the_reader():
     config = SurfaceSettings(
         model_arg=ARGUMENTS,
+        epochs=0,
         num_samples=10,
         directions="gradient",
         num_dims=1,
@@ -69,6 +71,7 @@ def test_random_weights_are_told_to_the_reader():
 def test_steps_are_measured_on_the_test_split_too(weights):
     path, model = weights
     config = HomogeneitySettings(
+        model="mlp",
         model_arg=ARGUMENTS,
         weights=path,
         num_samples=20,

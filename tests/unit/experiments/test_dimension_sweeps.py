@@ -14,12 +14,14 @@ from curvescope.data import load
 from curvescope.experiments import experiment, small_nets, spiral_nets
 from curvescope.experiments.base import filled
 from curvescope.experiments.conv_nets import build_conv
+from curvescope.experiments.dimension_records import peak_distances, verdicts
+from curvescope.experiments.double_descent import FAMILY as RESNETS
 from curvescope.experiments.double_descent import DoubleDescent, double_descent
-from curvescope.experiments.double_descent import paper_points as resnets
 from curvescope.experiments.two_spirals import TwoSpirals, points_of, two_spirals
+from curvescope.experiments.width_depth import FAMILY as CONVNETS
 from curvescope.experiments.width_depth import WidthDepth, width_depth
-from curvescope.experiments.width_depth import paper_points as convnets
 from curvescope.models import build
+from curvescope.results import DimensionSweep, Provenance
 from curvescope.training import published
 
 TOY = {"seeds": 2, "epochs": 15, "num_samples": 24, "jobs": 1, "label_noise": 0.5}
@@ -143,8 +145,8 @@ def test_the_published_resnets_have_the_published_numbers_of_parameters(
     channels, count
 ):
     config = DoubleDescent(preset="paper", widths=(channels,))
-    ((width, point),) = resnets(config)
-    assert width == channels
+    ((place, point),) = RESNETS.paper_points(config)
+    assert place == {"width": channels}
     assert sum(p.numel() for p in build_conv(point).parameters()) == count
     (row,) = experiment("double-descent").plan(config).rows
     assert row.num_params == count
@@ -156,7 +158,7 @@ def test_the_published_convolutional_networks_have_the_published_numbers():
     config = WidthDepth(preset="paper", widths=(4,))
     found = [
         sum(p.numel() for p in build_conv(point).parameters())
-        for _, point in convnets(config)
+        for _, point in CONVNETS.paper_points(config)
     ]
     assert found == [620, 1332, 3332, 9636, 9792, 10392, 12744, 12900, 13500]
     plan = experiment("width-depth").plan(WidthDepth(preset="paper"))
@@ -275,6 +277,59 @@ def test_records_are_plain_values_that_a_file_keeps(tmp_path):
     assert [record["seed"] for record in value["records"]] == [0, 1]
     losses = [record["train_loss"] for record in value["records"]]
     assert losses[0] != losses[1]  # each seed has its own data and weights
+
+
+def sweep_of(losses, dimensions, seeds):
+    """A sweep with these values, one row a width and one column a seed."""
+    records = [
+        {
+            "width": 2**place,
+            "seed": seed,
+            "num_params": place,
+            "train_loss": 0.0,
+            "test_loss": losses[place][seed],
+            "effective_dimension": [dimensions[place][seed]],
+        }
+        for place in range(len(losses))
+        for seed in range(seeds)
+    ]
+    return DimensionSweep(
+        of=Provenance(), axis="width", z=(0.5,), main_z=0.5, records=tuple(records)
+    )
+
+
+def test_the_distance_of_the_peaks_has_the_uncertainty_of_the_seeds():
+    # Seed 0 has its largest loss at the first width, seed 1 at the third, and more so.
+    losses = [[3.0, 0.0], [0.0, 0.0], [0.0, 5.0]]
+    dimensions = [[9.0, 9.0], [1.0, 1.0], [0.0, 0.0]]
+    drawn = peak_distances(sweep_of(losses, dimensions, 2), z=0.5)
+
+    # Of two draws of two seeds a quarter is seed 0 twice: only then both peaks agree.
+    part = float((drawn == 0).double().mean())
+    assert set(drawn.tolist()) == {0, 2}
+    assert abs(part - 0.25) < 4 * np.sqrt(0.25 * 0.75 / len(drawn))
+
+
+def test_the_verdict_is_told_in_words():
+    losses = [[0.0, 0.0], [3.0, 3.0], [0.0, 0.0], [1.0, 1.0]]
+    near, far = [[1.0] * 2, [2.0] * 2, [3.0] * 2, [0.0] * 2], losses[::-1]
+    text = verdicts(sweep_of(losses, near, 2))
+    assert text[0] == (
+        "mean test loss is largest at width 2; N_eff is largest there or at the next "
+        "width at all 1 z"
+    )
+    assert text[1].startswith(
+        "z = 0.5: N_eff is largest at width 4, 1 width from the test loss's peak; of "
+        "2,000 bootstrap draws of the 2 seeds 100 % are at most one width apart"
+    )
+    far = [[0.0] * 2, [0.0] * 2, [0.0] * 2, [5.0] * 2]
+    text = verdicts(sweep_of(losses, far, 2))
+    assert "at 0 of 1 z" in text[0]
+    assert "at width 8, 2 widths from" in text[1]
+    assert "0 % are at most one width apart, 95 % at most 2" in text[1]
+    one = verdicts(sweep_of(losses, far, 1))
+    assert "bootstrap" not in one[1]
+    assert one[-1].startswith("one seed:")
 
 
 @pytest.mark.slow
