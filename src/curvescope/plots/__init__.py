@@ -4,6 +4,7 @@ A plot never computes: it sees a frozen result and nothing else. It draws on fig
 its own, so that nothing of pyplot's global state is read or changed.
 """
 
+from curvescope.plots.block_norms import plot_block_norms
 from curvescope.plots.block_picture import plot_block_picture
 from curvescope.plots.catalog import can_plot, figure_size, plot
 from curvescope.plots.contraction import plot_contraction
@@ -41,6 +42,7 @@ __all__ = [
     "figure_size",
     "plot",
     "plot_balance",
+    "plot_block_norms",
     "plot_block_picture",
     "plot_contraction",
     "plot_correlations",

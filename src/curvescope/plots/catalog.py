@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from curvescope._core.checks import message
+from curvescope.plots.block_norms import block_norms_size, plot_block_norms
 from curvescope.plots.block_picture import block_picture_size, plot_block_picture
 from curvescope.plots.chain_rule import chain_rule_size, plot_chain_rule
 from curvescope.plots.contraction import contraction_size, plot_contraction
@@ -75,6 +76,7 @@ from curvescope.plots.theorems import (
 from curvescope.plots.training import plot_training, training_size
 from curvescope.results import (
     Balance,
+    BlockNorms,
     BlockPicture,
     ChainRule,
     CorrelationTable,
@@ -124,6 +126,7 @@ _DRAW: dict[type[Result], Callable[..., Any]] = {
     EffectiveDimension: plot_effective_dimension,
     DimensionBounds: plot_dimension_bounds,
     LayerTable: plot_layers,
+    BlockNorms: plot_block_norms,
     RankEstimate: plot_singular_values,
     RankReport: plot_rank_report,
     RankSweep: plot_rank_sweep,
@@ -157,6 +160,7 @@ _SIZES: dict[type[Result], Callable[[Any, float], tuple[float, float]]] = {
     InitialisationReport: initialisation_size,
     Balance: balance_size,
     LayerTable: lambda table, width: layer_size(len(table.layers), width),
+    BlockNorms: lambda result, width: block_norms_size(len(result.norms), width),
     LossSurface: loss_surface_size,
     Homogeneity: homogeneity_size,
     DimensionSweep: dimension_sweep_size,

@@ -13,6 +13,7 @@ from curvescope.report.environment import collect_environment
 from curvescope.report.page import check_names, companion, write_report
 from curvescope.report.tables import rows_of, to_csv
 from curvescope.results import (
+    BlockNorms,
     EffectiveDimension,
     Eigenpairs,
     Estimate,
@@ -31,6 +32,7 @@ _NAMES: dict[type[Result], str] = {
     SpectralDensity: "spectral_density",
     EffectiveDimension: "effective_dimension",
     LayerTable: "layers",
+    BlockNorms: "block_norms",
     RankEstimate: "rank",
 }
 # Whose rows are `table.csv`.
