@@ -119,7 +119,8 @@ def step_size(
             "num_points": num_points,
             "seed": generator.initial_seed(),
         },
-        notes=_notes(slope, curvature, sharpness, converged=converged),
+        notes=_notes(slope, curvature, sharpness, converged=converged)
+        + _beyond(best, stable, loss - float(losses[middle])),
         loss=loss,
         gradient_norm=float(g.double().norm()),
         slope=slope,
@@ -215,4 +216,20 @@ def _notes(
         notes.append("no curvature is positive: 2 / sharpness bounds no step")
     if not converged:
         notes.append("the largest eigenvalue is not converged: see its residual")
+    return tuple(notes)
+
+
+def _beyond(best: float | None, stable: float | None, gain: float) -> tuple[str, ...]:
+    """Say so where the best step of the model is none to repeat, or none at all."""
+    notes = []
+    if best is not None and stable is not None and best > stable:
+        notes.append(
+            "the best step lies beyond 2 / sharpness, since the gradient avoids the "
+            "sharpest directions: it may pay once, repeated steps of its size diverge"
+        )
+    if best is not None and gain < 0.0:
+        notes.append(
+            "the loss rises at the best step of the quadratic model, which does not "
+            "reach that far"
+        )
     return tuple(notes)
