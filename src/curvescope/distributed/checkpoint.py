@@ -1,6 +1,7 @@
 """Checkpoints of several processes: the first writes, all of them read."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, final
 
 import torch
@@ -22,7 +23,7 @@ class SharedCheckpoint(Checkpoint):
         processes: Those that share the iteration.
     """
 
-    def __init__(self, folder: Any, key: str, processes: Processes = ALONE) -> None:
+    def __init__(self, folder: Path, key: str, processes: Processes = ALONE) -> None:
         super().__init__(folder, key)
         self._processes = processes
 
