@@ -26,6 +26,7 @@ from curvescope.analysis.run import (
 from curvescope.cli import runs
 from curvescope.cli.experiment import run_experiment
 from curvescope.cli.initialisation import run_initialisation, run_step_size
+from curvescope.cli.layers import run_layers
 from curvescope.cli.options import (
     Analyze,
     Command,
@@ -37,6 +38,7 @@ from curvescope.cli.options import (
     EffDimOfFile,
     EigenpairOptions,
     Initialisation,
+    Layers,
     Plot,
     ProbeOptions,
     Rank,
@@ -163,6 +165,8 @@ def _dispatch(command: Command | EffDimOfFile, words: list[str]) -> None:
         out.print(f"written: {where}", markup=False)
     elif isinstance(command, Rank):
         run_rank(command, words, out)
+    elif isinstance(command, Layers):
+        run_layers(command, words, out)
     elif isinstance(command, Initialisation):
         run_initialisation(command, words, out)
     elif isinstance(command, StepSizeOptions):

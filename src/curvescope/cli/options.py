@@ -163,6 +163,23 @@ class EffDimOfFile:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Layers:
+    """Curvature of every layer's own block, and of the blocks between layers."""
+
+    problem: OmitArgPrefixes[ProblemOptions]
+    groups: tuple[str, ...] = ()
+    """NAME=GLOB,GLOB ...: named groups of parameters or modules instead of all layers."""
+    blocks: bool = False
+    """Also measure the blocks between layers."""
+    method: Literal["auto", "exact", "probes"] = "auto"
+    """Exact where there is a way, or insist on one."""
+    num_probes: int = 12
+    """Random probes, for layers without an exact block and for blocks between layers."""
+    tol: float | None = None
+    """Relative residual of the top eigenvalues."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Initialisation:
     """Layers' own blocks as given and under other initialisations, beside theory."""
 
@@ -272,6 +289,7 @@ Command = (
     | Annotated[Spectrum, tyro.conf.subcommand("spectrum")]
     | Annotated[Density, tyro.conf.subcommand("density")]
     | Annotated[EffDim, tyro.conf.subcommand("effdim")]
+    | Annotated[Layers, tyro.conf.subcommand("layers")]
     | Annotated[Initialisation, tyro.conf.subcommand("initialisation")]
     | Annotated[StepSizeOptions, tyro.conf.subcommand("step-size")]
     | Annotated[Data, tyro.conf.subcommand("data")]

@@ -10,6 +10,7 @@ from curvescope.cli.options import (
     GROUPS,
     Computing,
     Initialisation,
+    Layers,
     StepSizeOptions,
 )
 
@@ -18,7 +19,7 @@ _DONE = "report.html"
 
 
 def configuration(
-    command: str, options: Computing | Initialisation | StepSizeOptions
+    command: str, options: Computing | Initialisation | Layers | StepSizeOptions
 ) -> dict[str, Any]:
     """Return what decides a run's numbers, flat; where it is written plays no part."""
     flat: dict[str, Any] = {"command": command}
