@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+import curvescope as cs
 from curvescope.curvature import (
     GGN,
     NTK,
@@ -70,6 +71,30 @@ def test_the_structure_is_tagged(problem):
         "FunctionalHessian": False,
     }
     assert not Jacobian(problem).symmetric
+
+
+@pytest.mark.parametrize(
+    ("loss", "definite"),
+    [
+        ("cross_entropy", True),
+        (nn.CrossEntropyLoss(weight=torch.tensor([1.0, 0.0, 2.0])), True),
+        (nn.CrossEntropyLoss(weight=torch.tensor([1.0, -0.5, 2.0])), False),
+        (cs.Loss(lambda f, y: f.sin().sum(), reduction="sum"), False),
+    ],
+)
+def test_the_ggn_is_semidefinite_where_the_loss_is_surely_convex(
+    problem, loss, definite
+):
+    other = Problem(
+        problem.model, loss, (torch.randn(6, 4).double(), torch.arange(6) % 3)
+    )
+
+    A = GGN(other)
+
+    assert A.positive_semidefinite == definite
+    if definite:
+        values = torch.linalg.eigvalsh(A.to_dense())
+        assert float(values[0]) >= -1e-12 * float(values[-1])
 
 
 def test_the_kernel_is_of_outputs_and_not_of_parameters(problem):
