@@ -86,6 +86,7 @@ _INPUT_ERRORS = (
     MemoryError,
     RuntimeError,
 )
+_NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 BAD_INPUT = 2
 INTERRUPTED = 130
 
@@ -142,10 +143,11 @@ def parse(words: Sequence[str]) -> Command | EffDimOfFile:
 
 def _split_lists(words: Sequence[str]) -> list[str]:
     """Read lists of numbers with commas, such as ``5,10``, as tyro does with spaces."""
+    several = rf"{_NUMBER}(?:,{_NUMBER})+"
     split: list[str] = []
     for word in words:
         option, equals, value = word.rpartition("=")
-        if re.fullmatch(r"\d+(,\d+)+", value) and (not equals or option[:2] == "--"):
+        if re.fullmatch(several, value) and (not equals or option[:2] == "--"):
             split += [*([option] if equals else []), *value.split(",")]
         else:
             split.append(word)

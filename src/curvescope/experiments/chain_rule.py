@@ -75,7 +75,7 @@ class ChainRuleConfig:
     data_root: Path | None = None
     """The folder that holds one folder a data set."""
     activations: tuple[str, ...] | None = None
-    """Of the hidden layers, such as tanh,relu."""
+    """Of the hidden layers, such as tanh relu."""
     depths: tuple[int, ...] | None = None
     """Numbers of linear layers, such as 3,5."""
     width: int = 30

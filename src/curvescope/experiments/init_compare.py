@@ -72,7 +72,7 @@ class InitCompare(InitSettings):
     learning_rate: float = 0.1
     """For the mean loss of a batch, the same for all."""
     schemes: tuple[str, ...] = SCHEMES
-    """Initialisations, such as he,lecun,balanced."""
+    """Initialisations, such as he lecun balanced."""
     sd: float = 0.1
     """Of the scheme normal."""
     quantity: Quantity = "test_loss"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 # Many bands lie above each other.
 _ALPHA = 0.13
 _SPAN = 30.0
+# What is so many times as far from the best as the next one is not drawn in scale.
+_FAR = 4.0
 _LABELS = {
     "train_loss": "train loss (mean)",
     "test_loss": "test loss (mean)",
@@ -170,7 +173,8 @@ def plot_init_ranking(
     """Draw what every initialisation reached, and how far it is behind the best one.
 
     Bars are intervals: of the mean over the seeds on the left; on the right of the paired
-    difference, in which what the seeds have in common cancels.
+    difference, in which what the seeds have in common cancels. A scheme that is far behind
+    all others is a number at the edge.
 
     Args:
         result: The order.
@@ -216,16 +220,36 @@ def init_ranking_size(result: InitRanking, width: float) -> tuple[float, float]:
 
 
 def _bars(axes: Axes, result: InitRanking, names: tuple[str, str, str]) -> None:
-    for place, row in enumerate(result.table):
-        value, low, high = (row[name] for name in names)
-        if value is None:
-            lost: Any = f"{row['diverged']} of {result.num_seeds} diverged"
+    rows = [tuple(row[name] for name in names) for row in result.table]
+    limit = _limit([row for row in rows if row[0] is not None])
+    for place, (value, low, high) in enumerate(rows):
+        if value is None or value > limit:
+            lost = result.table[place]["diverged"]
+            text = f"{lost} of {result.num_seeds} diverged"
+            if value is not None:
+                text = f"{value:.3g} \u2192"
             axes.annotate(
-                lost, (0.02, place), xycoords=("axes fraction", "data"), va="center",
-                fontsize=9.0, color=PALETTE["muted"],
-            )  # fmt: skip
+                text,
+                (0.98, place),
+                xycoords=("axes fraction", "data"),
+                ha="right",
+                va="center",
+                fontsize=9.0,
+            )
             continue
         if low is not None:
             axes.plot([low, high], [place, place], color=PALETTE["blue"], linewidth=2.2)
         axes.plot([value], [place], color=PALETTE["ink"], marker="o", markersize=4.5)
     axes.margins(y=0.08)
+
+
+def _limit(rows: list[tuple[Any, ...]]) -> float:
+    """Return beyond which a mean is written, not drawn: it would press all others flat."""
+    ends = sorted((value if high is None else high, value) for value, _, high in rows)
+    if not ends:
+        return math.inf
+    start = min(value if low is None else low for value, low, _ in rows)
+    for (near, _), (far, value) in pairwise(ends):
+        if near > start and far - start > _FAR * (near - start):
+            return math.nextafter(value, -math.inf)
+    return math.inf

@@ -141,7 +141,7 @@ def test_the_curvature_of_small_smooth_even_activations_grows_towards_the_input(
 def test_the_command_leaves_tables_figure_and_page(tmp_path, capsys):
     out = tmp_path / "run"
     words = [
-        "experiment", "chain-rule", "--activations", "tanh,relu", "--depths", "3",
+        "experiment", "chain-rule", "--activations", "tanh", "relu", "--depths", "3",
         "--seeds", "1", "--width", "4", "--num-samples", "6", "--jobs", "1",
         "--out", str(out),
     ]  # fmt: skip
