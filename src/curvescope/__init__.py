@@ -4,7 +4,7 @@ One noun goes in (`Problem`), one interface stands in the middle (`LinearOperato
 frozen results come out, each with its error, its cost and its unit.
 """
 
-from curvescope import losses
+from curvescope import distributed, losses
 from curvescope._core.progress import showing_progress
 from curvescope.analysis import (
     analyze,
@@ -60,6 +60,7 @@ __all__ = [
     "balance_",
     "block_norms",
     "diagonal",
+    "distributed",
     "effective_dimension",
     "eigsh",
     "frobenius_norm",

@@ -7,12 +7,12 @@ not algorithms: these run in every process on the same numbers.
 
 from curvescope.distributed.checkpoint import SharedCheckpoint
 from curvescope.distributed.parallel import data_parallel
-from curvescope.distributed.processes import (
+from curvescope.distributed.shares import share
+from curvescope.distributed.torch_processes import (
     TorchProcesses,
     launched,
     processes,
 )
-from curvescope.distributed.shares import share
 
 __all__ = [
     "SharedCheckpoint",

@@ -6,8 +6,8 @@ from torch import nn
 
 from curvescope._core.checks import message
 from curvescope._core.processes import Processes
-from curvescope.distributed.processes import TorchProcesses
 from curvescope.distributed.shares import EveryNth, share
+from curvescope.distributed.torch_processes import TorchProcesses
 from curvescope.problem import Problem
 
 
