@@ -251,7 +251,7 @@ class _Draw:
 def _is_centred(weight: Tensor) -> bool:
     """Tell whether the mean is what chance makes of weights with mean zero."""
     chance = root_mean_square(weight) / math.sqrt(weight.numel())
-    return abs(float(weight.mean())) <= 6.0 * chance
+    return abs(float(weight.mean())) <= 4.0 * chance
 
 
 def _study(

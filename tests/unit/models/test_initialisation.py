@@ -21,11 +21,17 @@ def weights(model):
 
 @pytest.mark.parametrize(
     ("scheme", "variance"),
-    [("glorot", lambda o, i: 2 / (o + i)), ("he", lambda o, i: 2 / i)],
+    [
+        ("glorot", lambda o, i: 2 / (o + i)),
+        ("glorot_normal", lambda o, i: 2 / (o + i)),
+        ("glorot_uniform", lambda o, i: 2 / (o + i)),
+        ("he", lambda o, i: 2 / i),
+        ("lecun", lambda o, i: 1 / i),
+        ("fan_in_uniform", lambda o, i: 1 / (3 * i)),
+        (("normal", 0.3), lambda o, i: 0.09),
+    ],
 )
-def test_normal_schemes_have_the_stated_variance_in_every_layer(
-    scheme, variance, generator
-):
+def test_schemes_have_the_stated_variance_in_every_layer(scheme, variance, generator):
     wide = initialise_(net(hidden=(300, 200)), scheme, generator=generator)
 
     for W in weights(wide):
@@ -34,6 +40,39 @@ def test_normal_schemes_have_the_stated_variance_in_every_layer(
         # The mean of m squares of normals has the relative deviation sqrt(2 / m).
         error = 5 * (2 / W.numel()) ** 0.5
         assert float((W**2).mean()) == pytest.approx(expected, rel=error)
+
+
+def test_symmetric_uniform_weights_fill_their_interval(generator):
+    for scheme, reach in (
+        ("glorot_uniform", lambda o, i: (6 / (o + i)) ** 0.5),
+        ("fan_in_uniform", lambda o, i: i**-0.5),
+    ):
+        for W in weights(initialise_(net(), scheme, generator=generator)):
+            limit = reach(*W.shape)
+            assert -limit <= float(W.min()) < -0.9 * limit
+            assert 0.9 * limit < float(W.max()) <= limit
+
+
+def test_convolutions_are_drawn_by_the_fans_of_their_patches(generator):
+    model = nn.Sequential(nn.Conv2d(8, 64, 5, groups=2), nn.Conv1d(64, 30, 4)).double()
+
+    initialise_(model, "glorot", generator=generator)
+
+    # A unit of the first sees 4 channels, and an input reaches 32 units.
+    for layer, fans in zip(model, (25 * (4 + 32), 4 * (64 + 30)), strict=True):
+        error = 5 * (2 / layer.weight.numel()) ** 0.5
+        found = float(layer.weight.detach().square().mean())
+        assert found == pytest.approx(2 / fans, rel=error)
+        assert not bool(layer.bias.any())
+
+
+def test_orthogonal_convolutions_have_orthonormal_units(generator):
+    layer = nn.Conv2d(3, 5, 2).double()
+
+    initialise_(layer, "orthogonal", generator=generator)
+
+    W = layer.weight.detach().flatten(1)
+    torch.testing.assert_close(W @ W.T, torch.eye(5, dtype=W.dtype))
 
 
 def test_uniform_weights_are_positive_and_below_the_inverse_width(generator):
@@ -98,6 +137,13 @@ def test_initialising_draws_nothing_from_the_global_stream(scheme):
             {"scheme": "he"},
             TypeError,
             "`model` must hold an nn.Linear layer",
+        ),
+        (nn.Linear(2, 2), {"scheme": ("cauchy", 1)}, ValueError, "`scheme` must be a"),
+        (
+            nn.Linear(2, 2),
+            {"scheme": ("normal", -1)},
+            ValueError,
+            "`scheme` must be at",
         ),
         (nn.Linear(2, 2), {"scheme": "xavier"}, ValueError, "`scheme` must be one of"),
         (nn.Linear(2, 2), {"scheme": "he", "bias_std": -1}, ValueError, "`bias_std`"),
