@@ -18,6 +18,7 @@ from curvescope.analysis import (
     loss_surface,
     rank_report,
     step_size,
+    track,
 )
 from curvescope.curvature import (
     GGN,
@@ -81,4 +82,5 @@ __all__ = [
     "spectral_density",
     "step_size",
     "trace",
+    "track",
 ]

@@ -17,9 +17,12 @@ from curvescope.analysis.spectra_files import (
     write_spectrum,
 )
 from curvescope.analysis.step_size import step_size
+from curvescope.analysis.tracking import Tracker, track
+from curvescope.analysis.tracking_schedule import log_spaced
 
 __all__ = [
     "PublishedSpectrum",
+    "Tracker",
     "analyze",
     "balance_",
     "block_norms",
@@ -30,9 +33,11 @@ __all__ = [
     "laplace_predict",
     "layer_curvature",
     "load_published_spectrum",
+    "log_spaced",
     "loss_surface",
     "rank_report",
     "read_spectrum",
     "step_size",
+    "track",
     "write_spectrum",
 ]

@@ -162,6 +162,11 @@ def stability_limit(optimizer: Any) -> StabilityLimit:
     return StabilityLimit(value=value, learning_rate=rate, formula=formula)
 
 
+def is_adaptive(optimizer: Any) -> bool:
+    """Tell whether the optimiser scales each entry of its steps by itself."""
+    return _rule(unwrapped_optimiser(optimizer)) is not _one
+
+
 @final
 class PreconditionedOperator(SymmetricOperator):
     """``D^-1/2 A D^-1/2`` with a positive diagonal ``D``.

@@ -12,6 +12,7 @@ from curvescope.linalg.lanczos import LanczosDecomposition, lanczos
 from curvescope.linalg.rank import estimate_rank, numerical_rank, rank_of_values
 from curvescope.linalg.slq import Quadrature, slq
 from curvescope.linalg.trace import diagonal, frobenius_norm, trace
+from curvescope.linalg.warm import eigsh_from
 
 __all__ = [
     "LanczosDecomposition",
@@ -22,6 +23,7 @@ __all__ = [
     "effective_dimension",
     "effective_dimension_from_density",
     "eigsh",
+    "eigsh_from",
     "estimate_rank",
     "frobenius_norm",
     "lanczos",

@@ -73,6 +73,7 @@ from curvescope.plots.theorems import (
     plot_function_homogeneity,
     plot_identities,
 )
+from curvescope.plots.tracking import plot_tracking, tracking_size
 from curvescope.plots.training import plot_training, training_size
 from curvescope.results import (
     Balance,
@@ -111,6 +112,7 @@ from curvescope.results import (
     SpectrumComparison,
     StepSize,
     SurfaceComparison,
+    TrackingCurve,
     TrainingResult,
 )
 
@@ -142,6 +144,7 @@ _DRAW: dict[type[Result], Callable[..., Any]] = {
     PosteriorContraction: plot_contraction,
     MeasureComparison: plot_measures,
     CorrelationTable: plot_correlations,
+    TrackingCurve: plot_tracking,
     TrainingResult: plot_training,
     InitTraining: plot_init_training,
     InitScan: plot_init_scan,
@@ -171,6 +174,7 @@ _SIZES: dict[type[Result], Callable[[Any, float], tuple[float, float]]] = {
     PosteriorContraction: contraction_size,
     MeasureComparison: measures_size,
     CorrelationTable: correlations_size,
+    TrackingCurve: tracking_size,
     TrainingResult: training_size,
     InitTraining: init_training_size,
     InitScan: init_scan_size,

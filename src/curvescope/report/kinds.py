@@ -46,6 +46,7 @@ from curvescope.results import (
     SpectrumComparison,
     StepSize,
     SurfaceComparison,
+    TrackingCurve,
     TrainingResult,
     VectorEstimate,
 )
@@ -352,6 +353,27 @@ _KINDS: dict[type[Result], Kind] = {
             "matters, not whether a measure is the cause."
         ),
     ),
+    TrackingCurve: Kind(
+        title=lambda r: (
+            f"Curvature along the training of {r.of.description.split(',')[0]}"
+        ),
+        reading=lambda r: (
+            "Everything is measured on the same probe samples, in eval mode, at the weights "
+            "of that step."
+            + (
+                f" The dashed line is the edge of stability, {r.formula}: above it the "
+                "optimiser's steps along the top eigenvector grow."
+                if r.limit is not None
+                else ""
+            )
+        ),
+        sureness=lambda r: (
+            f"Eigenvalues have true residuals, below {r.settings.get('tol', 0.0):g} of "
+            "their size unless marked; bands are 95 % intervals over the random probes. One "
+            f"measurement took {float(r.gradients.double().mean()):.3g} gradients of its "
+            "probe set in the mean."
+        ),
+    ),
     TrainingResult: Kind(
         title=lambda r: f"Training of {r.of.description.split(',')[0]}",
         reading=lambda r: (
@@ -451,7 +473,7 @@ _KINDS: dict[type[Result], Kind] = {
         title=lambda _: "By standard deviation",
         reading=lambda _: (
             "Means and deviations over all iterations and seeds, as grouping the table by "
-            "sd gives them; then first, largest and last norm, means over the seeds."
+            "sd gives them; then first, largest and last norm, medians over the seeds."
         ),
         sureness=lambda _: "A summary of the table; nothing is estimated.",
     ),

@@ -127,7 +127,7 @@ class TrackingCurve(Result):
         trace_error: Its standard error.
         z: Where the effective dimension was asked for.
         effective_dimension: Shape ``(T, len(z))``.
-        effective_dimension_error: Its standard error.
+        effective_dimension_band: Low and high end of its band, shape ``(T, len(z), 2)``.
         layers: Their names.
         layer_norms: Frobenius norms of each layer's own block, of its linearisation
             part and of its curvature part, shape ``(T, L, 3)``.
@@ -159,7 +159,7 @@ class TrackingCurve(Result):
     trace_error: Tensor | None = None
     z: tuple[float, ...] = ()
     effective_dimension: Tensor | None = None
-    effective_dimension_error: Tensor | None = None
+    effective_dimension_band: Tensor | None = None
     layers: tuple[str, ...] = ()
     layer_norms: Tensor | None = None
     layer_norm_errors: Tensor | None = None
