@@ -13,7 +13,7 @@ from tests.unit.plots import synthetic, synthetic_ranks
 
 from curvescope import plots
 from curvescope.plots.style import PALETTE
-from curvescope.results import Estimate
+from curvescope.results import DimensionBounds, Estimate
 
 ALL = {
     "eigenvalues": synthetic.eigenpairs,
@@ -163,6 +163,33 @@ def test_a_lower_bound_is_called_one_on_the_axis():
     axes = plots.plot_effective_dimension(result).axes[0]
 
     assert "lower bound" in axes.get_ylabel()
+
+
+@pytest.mark.parametrize("points", [1, 12, 60])
+def test_bounds_are_lines_beside_the_curve_and_a_loose_one_leaves_the_axis(points):
+    curve = synthetic.effective_dimension(points=points)
+    bounds = DimensionBounds(
+        z=curve.z,
+        lower=0.7 * curve.values,
+        upper=1e4 * curve.values,
+        negative="clip",
+        num_pairs=20,
+        dimension=curve.dimension,
+        upper_from="number",
+    )
+
+    axes = plots.plot_effective_dimension(replace(curve, bounds=bounds)).axes[0]
+
+    np.testing.assert_array_equal(
+        lines(axes, "lower bound: 20 pairs")[:, 1], bounds.lower
+    )
+    above = lines(axes, "upper bound: none of the others is larger")
+    np.testing.assert_array_equal(above[:, 1], bounds.upper)
+    low, high = axes.get_ylim()
+    assert low <= float(bounds.lower.min())
+    assert float(curve.values.max()) < high < float(bounds.upper.max())
+    alone = plots.plot_dimension_bounds(bounds).axes[0]
+    assert alone.get_ylim()[1] >= float(bounds.upper.max())
 
 
 @pytest.mark.parametrize("count", [1, 5, 60])
