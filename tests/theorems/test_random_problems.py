@@ -41,4 +41,6 @@ def test_no_rank_of_many_random_problems_is_certain_and_wrong():
 
 @pytest.mark.slow
 def test_no_rank_of_deep_narrow_networks_is_certain_and_wrong():
-    check(range(200_000, 201_000), widest=4, deepest=7)
+    verdicts = check(range(200_000, 201_000), widest=4, deepest=7)
+
+    assert verdicts["certified"] > 0.75 * verdicts.total()

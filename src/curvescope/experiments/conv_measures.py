@@ -52,7 +52,7 @@ def measure_conv_norms(
     model = trained.model
     images, labels = trained.images[:_MEASURED], trained.labels[:_MEASURED]
     weights = nn.utils.parameters_to_vector(model.parameters()).detach().cpu()
-    search = {"num_draws": _DRAWS, "batch_size": _BATCH}
+    search: dict[str, Any] = {"num_draws": _DRAWS, "batch_size": _BATCH}
     dimension = {
         name: record[name][0]
         for name in (

@@ -84,7 +84,7 @@ def plot_posterior(
         _draw_variances(right, values, precision, whole)
         for axes in (left, right):
             _rank_axis(axes, len(values), left_out)
-        matrix = "Phi'Phi / noise" if linear else "GGN of the summed loss"
+        matrix = "Phi'Phi / noise" if linear else "the GGN"
         left.set_ylabel(f"eigenvalue of {matrix}")
         right.set_ylabel("posterior / prior variance")
         handles = [h for axes in (left, right) for h in _handles(axes)]
@@ -164,7 +164,14 @@ def _rank_axis(axes: Axes, count: int, left_out: int) -> None:
     axes.set_xlim(0.5, max(count, 1) + 0.5)
     words = f"direction ({left_out:,} more left out)" if left_out else "direction"
     axes.set_xlabel(words)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    _whole_numbers(axes)
+
+
+def _whole_numbers(axes: Axes) -> None:
+    """Put the ticks below at whole numbers."""
+    from matplotlib.ticker import MaxNLocator
+
+    axes.xaxis.set_major_locator(MaxNLocator(7, integer=True))
 
 
 def _handles(axes: Axes) -> list:
@@ -211,7 +218,6 @@ def plot_predictive(
             # Side by side, so that error bars do not hide one another.
             places = np.arange(1, count + 1) + 0.6 * ((k + 0.5) / shown - 0.5)
             color, label = PALETTE[_COLORS[k]], f"output {k}"
-            bars = {"color": color, "marker": _MARKERS[k], "markersize": 4.0}
             if count > _MOST_MARKERS:
                 _draw_band(
                     axes, places, means[:, k], high[:, k], low[:, k], color, label
@@ -224,13 +230,22 @@ def plot_predictive(
                 linestyle="none",
                 capsize=2.5,
                 label=label,
-                **bars,
+                color=color,
+                marker=_MARKERS[k],
+                markersize=4.0,
             )
             if bool((slack > 0.0).any()):
-                narrow = {"yerr": low[:, k], "linestyle": "none", "elinewidth": 3.5}
-                axes.errorbar(places, means[:, k], color=color, alpha=0.45, **narrow)
+                axes.errorbar(
+                    places,
+                    means[:, k],
+                    yerr=low[:, k],
+                    linestyle="none",
+                    elinewidth=3.5,
+                    color=color,
+                    alpha=0.45,
+                )
         axes.set_xlabel("input, in the order given")
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        _whole_numbers(axes)
         axes.set_xlim(0.4, count + 0.6)
         axes.set_ylabel("function value")
         if outputs > 1:
@@ -307,7 +322,7 @@ def plot_evidence_fit(
         right.set_ylabel("variance")
         for axes in (left, right):
             axes.set_xlabel("update")
-            axes.xaxis.get_major_locator().set_params(integer=True)
+            _whole_numbers(axes)
         figure.legend(loc="outside lower left", ncols=2)
         text = "Evidence, update by update" if title is None else title
         if text:

@@ -14,7 +14,7 @@ from curvescope.plots.style import (
     house_style,
     is_narrow,
     new_figure,
-    set_title,
+    set_figure_title,
 )
 from curvescope.results import FunctionSpaceHomogeneity, IdentityTable
 
@@ -49,7 +49,7 @@ def plot_identities(
         >>> figure = plot_identities(table)  # doctest: +SKIP
     """
     size = size or identities_size(result, WIDE[0])
-    room = 26 if is_narrow(size) else 52
+    room = _room(size[0])
     names = [textwrap.fill(row.name, width=room) for row in result.identities]
     found = np.array([row.relative_difference for row in result.identities])
     # What is equal to the last bit has no logarithm: it stands at the left edge.
@@ -59,7 +59,7 @@ def plot_identities(
         axes = figure.subplots()
         places = np.arange(len(names))[::-1]
         axes.axvline(
-            _EPS, color=PALETTE["muted"], linestyle=_DASHES, label="last digit (eps)"
+            _EPS, color=PALETTE["muted"], linestyle=_DASHES, label="last digit"
         )
         for equal, words in ((False, "relative difference"), (True, "no difference")):
             kept = (found <= floor) == equal
@@ -78,19 +78,25 @@ def plot_identities(
         log_axis(
             axes, "x", low=floor / 2.0, high=high, most=4 if is_narrow(size) else 7
         )
-        axes.set_xlabel("relative difference of both sides")
+        axes.set_xlabel("relative difference")
         columns = 1 if is_narrow(size) else 3
         figure.legend(loc="outside lower left", ncols=columns)
-        set_title(axes, title, "Both sides of each identity")
+        text = "Both sides of each identity" if title is None else title
+        if text:
+            set_figure_title(figure, text)
     return figure
 
 
 def identities_size(result: IdentityTable, width: float) -> tuple[float, float]:
     """Return the size at which every name can be read."""
-    narrow = is_narrow((width, 0.0))
-    room = 26 if narrow else 52
+    narrow, room = is_narrow((width, 0.0)), _room(width)
     lines = sum(len(textwrap.wrap(row.name, width=room)) for row in result.identities)
     return (width, 1.7 + (0.6 if narrow else 0.0) + 0.24 * max(lines, 4))
+
+
+def _room(width: float) -> int:
+    """Return how many letters of a name stand on one line."""
+    return 22 if is_narrow((width, 0.0)) else 40
 
 
 def plot_function_homogeneity(
@@ -135,6 +141,8 @@ def plot_function_homogeneity(
             order = getattr(result, name.replace("change", "order"))
             label = words if np.isnan(order) else f"{words}: step to the {order:.2f}"
             kept = y > 0.0
+            if not bool(kept.any()):
+                continue
             shown += list(y[kept])
             axes.plot(
                 x[kept],
@@ -151,7 +159,10 @@ def plot_function_homogeneity(
         axes.set_xlabel("step length in parameter space")
         axes.set_ylabel("relative change of the outputs")
         figure.legend(loc="outside lower left", ncols=1)
-        set_title(axes, title, f"Function-space homogeneity: {result.verdict}")
+        verdict = f"Function-space homogeneity: {result.verdict}"
+        text = verdict if title is None else title
+        if text:
+            set_figure_title(figure, text)
     return figure
 
 

@@ -154,6 +154,14 @@ def test_the_published_sampling_is_the_default_of_its_preset():
     assert {row.num_params for row in made.rows} == {480}
 
 
+@pytest.fixture(scope="module", autouse=True)
+def small_trees():
+    """Trees of at most seven gradients, not 1,023: a hundredth of the time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(posterior_samples, "MOST_DOUBLINGS", 3)
+        yield
+
+
 @pytest.fixture(scope="module")
 def sampled(tmp_path_factory):
     folder = tmp_path_factory.mktemp("nuts")
@@ -179,7 +187,7 @@ def test_the_model_of_the_sampler_is_the_posterior():
     )
 
     prior = torch.distributions.Normal(0.0, math.sqrt(1.3))
-    noise = torch.distributions.Normal(net(inputs), 0.5)
+    noise = torch.distributions.Normal(net(inputs).detach(), 0.5)
     truth = sum(prior.log_prob(m).sum() for m in matrices)
     truth += torch.distributions.Gamma(3.0, 1.0).log_prob(torch.tensor(4.0))
     truth += noise.log_prob(targets).sum()
@@ -195,9 +203,9 @@ def test_chains_are_measured_and_kept(sampled, tmp_path, monkeypatch):
     assert [chain.num_observations for chain in found.chains] == [10, 30]
     for chain in found.chains:
         assert chain.weights_r_hat > 0.5
-        assert 0.0 < chain.function_sample_size
+        assert chain.function_sample_size > 0.0
         assert 0.0 < chain.acceptance <= 1.0
-        assert 1.0 <= chain.mean_steps <= 1023.0
+        assert 1.0 <= chain.mean_steps <= 7.0
         assert "numpyro" in chain.sampler
         assert chain.published_function_dimension == pytest.approx(
             min(chain.num_observations, 19), rel=1e-3
@@ -220,6 +228,7 @@ def test_chains_are_measured_and_kept(sampled, tmp_path, monkeypatch):
 
 @quiet
 @needs_numpyro
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_chain():
     point = SampledPoint(
         num_observations=8,

@@ -25,11 +25,13 @@ KINDS = sorted(
 )
 # All single numbers of a page stand in one table, which has its own words.
 IN_ONE_TABLE = {results.Estimate}
-# A number, or one number an entry: their rows say it all.
+# A number, one number an entry, or a table of verdicts: their rows say it all.
 WITHOUT_FIGURE = {
     results.Estimate,
     results.VectorEstimate,
     results.RegularisationScale,
+    results.InitSummary,
+    results.LawTable,
 }
 
 
