@@ -20,8 +20,8 @@ DEMO_WEIGHTS := runs/demo-weights.safetensors
 DEMO_ARGS := mlp --data digits --loss cross_entropy --weights $(DEMO_WEIGHTS) \
 	--num-probes 16 --num-steps 128 --z 0.001 0.01 0.1 --out $(DEMO_OUT)
 
-.PHONY: help setup demo test test-slow test-gpu check format lint layers types doctest \
-	docs bench bench-exact bench-setup clean
+.PHONY: help setup demo test test-slow test-integrations test-gpu check format lint \
+	layers types doctest docs bench bench-exact bench-setup clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -45,6 +45,11 @@ test: setup ## run the fast tests
 
 test-slow: setup ## run the tests that take longer
 	$(PYTEST) -n $(JOBS) -m "slow and not gpu and not download"
+
+test-integrations: setup ## install Lightning, transformers, TensorBoard; test the callbacks
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) -c constraints.txt \
+		-e '.[lightning,huggingface,tensorboard]'
+	$(PYTEST) tests/unit/callbacks
 
 test-gpu: setup ## run the tests that need a CUDA device
 	$(PYTEST) -m "gpu"

@@ -286,9 +286,10 @@ def top_pairs(
     earlier = memory.vectors.get(part)
     dense = A.shape[0] <= max(DENSE_BELOW, 2 * k)
     since = memory.since_check.get(part, 0) + 1
-    cold = earlier is None or not settings.warm_start or dense
-    if cold or since >= settings.check_every:
-        start = None if cold or earlier is None else earlier.sum(dim=1)
+    if not settings.warm_start or dense:
+        earlier = None
+    if earlier is None or since >= settings.check_every:
+        start = None if earlier is None else earlier.sum(dim=1)
         call = partial(eigsh, A, start=start, **arguments)
         since = 0
     else:

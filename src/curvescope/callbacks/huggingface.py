@@ -35,6 +35,7 @@ class CurvatureCallback(_Callback):
 
     The trained weights are the same bits with it and without it. Steps are the
     trainer's ``global_step``, its updates; the first measurement is before the first.
+    `log_through` connects it with the trainer's loggers.
 
     Args:
         data: The probe set: batches as the model takes them, dictionaries with
@@ -43,8 +44,6 @@ class CurvatureCallback(_Callback):
         loss: The loss, as `Problem` takes it. By default the model's own, known for
             classification of sequences and tokens, and for causal and masked language
             models; it is compared with what the model says on the first batch.
-        log: The trainer's ``log`` method, which passes numbers on to its loggers; by
-            default they go into its state's ``log_history``.
         problem: Further options of `Problem`, such as ``params``.
         use_optimizer: Whether the trainer's optimiser gives the limit of stability and
             the metric.
@@ -60,7 +59,6 @@ class CurvatureCallback(_Callback):
         data: Any,
         loss: Any = None,
         *,
-        log: Callable[[dict[str, float]], Any] | None = None,
         problem: Mapping[str, Any] | None = None,
         use_optimizer: bool = True,
         prefix: str = "curvature",
@@ -79,7 +77,19 @@ class CurvatureCallback(_Callback):
             return made
 
         self._tracking = Tracking(make, dict(options), use_optimizer)
-        self._log, self._prefix = log, prefix
+        self._prefix = prefix
+        self._log: Callable[[dict[str, float]], Any] | None = None
+
+    def log_through(self, trainer: Any) -> None:
+        """Pass measurements on to a trainer's loggers, by its own ``log``.
+
+        A callback does not know its trainer. Without this call the numbers go into the
+        history of the trainer's state, which is saved, and to no logger.
+
+        Args:
+            trainer: The ``transformers.Trainer`` that has this callback.
+        """
+        self._log = trainer.log
 
     def on_train_begin(
         self, args: Any, state: Any, control: Any, **kwargs: Any
