@@ -290,8 +290,8 @@ def test_the_first_published_network_is_measured_on_real_images(tmp_path, monkey
     assert [record["num_params"] for record in records] == NARROWEST[:2]
     for record in records:
         assert {*CONV_MEASURES, "loss_gap", "test_error"} <= set(record)
-        # Untrained networks of a hundred classes are about as good as chance.
-        assert abs(record["train_loss"] - math.log(100)) < 0.7
+        # Four steps: about as good as chance, the shallowest somewhat worse.
+        assert abs(record["train_loss"] - math.log(100)) < 2.0
         low, high = (record[f"effective_dimension_{end}"] for end in ("low", "high"))
         assert low <= record["effective_dimension"] <= high
         assert record["path_norm"] > 0.0
