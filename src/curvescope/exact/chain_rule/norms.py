@@ -23,6 +23,8 @@ Middle = Callable[[int, int], tuple[Tensor, Tensor | None]]
 # Small enough for the caches.
 _BYTES = 2 * 2**20
 _FORMED_BYTES = 16 * 2**20
+_KEPT_BYTES = 16 * 2**20
+_SIDE = 512
 
 
 def triangle(matrices: Tensor) -> Tensor:
@@ -59,10 +61,13 @@ def squared_norms(middle: Middle, X: Tensor, width: int, *, zero: bool) -> Parts
 def _vectors(middle: Middle, start: int, stop: int, *, zero: bool) -> list[Tensor]:
     """Return whole, linearisation and curvature part; one of them if the last vanishes."""
     first, second = middle(start, stop)
+    linearisation = triangle(first)
     if zero:
-        return [triangle(first)]
-    second = torch.zeros_like(first) if second is None else second
-    return [triangle(first + second), triangle(first), triangle(second)]
+        return [linearisation]
+    if second is None:
+        return [linearisation, linearisation, torch.zeros_like(linearisation)]
+    curvature = triangle(second)
+    return [linearisation + curvature, linearisation, curvature]
 
 
 def _steps(units: int, row_bytes: int) -> Iterator[tuple[int, int]]:
@@ -94,15 +99,29 @@ def _by_pairs(middle: Middle, X: Tensor, width: int, *, zero: bool) -> Parts:
     units = len(X)
     count = 1 if zero else 3
     totals = [0.0] * count
-    row = 8 * max(width * width * count, units)
+    row = 8 * count * (width * (width + 1) // 2)
+    # Where there is room they are computed once, and else for every pair of chunks.
+    kept: list[Tensor] = []
+    if row * units <= _KEPT_BYTES:
+        parts = [_vectors(middle, *step, zero=zero) for step in _steps(units, 2 * row)]
+        kept = [torch.cat(pieces) for pieces in zip(*parts, strict=True)]
+        row = 0
+
+    def vectors(start: int, stop: int) -> list[Tensor]:
+        if kept:
+            return [k[start:stop] for k in kept]
+        return _vectors(middle, start, stop, zero=zero)
+
+    row = max(row, 8 * _SIDE)  # a chunk of pairs has as many entries squared
     for start, stop in _steps(units, row):
-        mine = _vectors(middle, start, stop, zero=zero)
+        mine = vectors(start, stop)
         for other, end in _steps(units, row):
             if other > start:
                 break
-            others = mine if other == start else _vectors(middle, other, end, zero=zero)
+            others = mine if other == start else vectors(other, end)
             weights = (X[start:stop] @ X[other:end].T).square_()
             twice = 1.0 if other == start else 2.0
             for place, (left, right) in enumerate(zip(mine, others, strict=True)):
-                totals[place] += twice * float(((left @ right.T) * weights).sum())
+                inner = (left @ right.T).mul_(weights)
+                totals[place] += twice * float(inner.sum())
     return _parts(totals, zero=zero)
