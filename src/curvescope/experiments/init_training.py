@@ -38,7 +38,7 @@ class InitTrainingConfig(InitSettings):
     PRESETS: ClassVar[dict[str, dict[str, Any]]] = {
         "small": {
             "data": "digits",
-            "seeds": 5,
+            "seeds": 3,
             "steps": 1000,
             "every": 50,
             "num_train": 10_000,
