@@ -113,7 +113,7 @@ def _draw_sampling(axes: Axes, x: np.ndarray, result: PosteriorContraction) -> N
         result.independent_prior_dimension,
         color=PALETTE["muted"],
         linestyle=(0, (1.2, 1.2)),
-        label="the same, of as many independent samples",
+        label="before any data, so many samples",
     )
     words = "the published way: not centred"
     _draw(axes, x, published, "purple", (0, (4.0, 1.5, 1.2, 1.5)), words)
