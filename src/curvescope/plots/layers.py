@@ -1,4 +1,4 @@
-"""The layer table as a dot plot: names stay readable with 5 layers and with 60."""
+"""The layer table, a line a layer: names stay readable with 5 layers and with 60."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import numpy as np
 
 from curvescope.plots.axes import magnitude_axis
 from curvescope.plots.style import (
+    BAND_ALPHA,
     PALETTE,
     WIDE,
     house_style,
@@ -47,8 +48,8 @@ def plot_layers(
 ) -> Figure:
     """Draw each layer's norms and top eigenvalue, with standard errors.
 
-    Left the Frobenius norms of a layer's own block and of its linearisation and
-    curvature parts; right the eigenvalue of largest magnitude, with its residual norm
+    Left the Frobenius norms of a layer's own block and, with bars, of its linearisation
+    and curvature parts; right the eigenvalue of largest magnitude, with its residual norm
     as error bar. Axes are logarithmic, and signed where a value is zero or negative.
 
     Args:
@@ -122,10 +123,37 @@ def _draw(axes: Axes, result: LayerTable, series: tuple[_Series, ...]) -> None:
     magnitude_axis(axes, "x", np.concatenate(everything), most=5)
     axes.grid(visible=True, axis="both")
     low, high = axes.get_xlim()
+    if len(series) > 1:
+        _bars(axes, result, list(zip(series, offsets, strict=True)), max(low, 0.0))
+        axes.set_xlim(low, high)
     if low < 0 < high:
         axes.axvline(0.0, color=PALETTE["line"], linewidth=0.9, zorder=1)
     axes.set_ylim(len(places) - 0.4, -0.6)
     axes.tick_params(axis="y", length=0)
+
+
+def _bars(
+    axes: Axes,
+    result: LayerTable,
+    series: list[tuple[_Series, float]],
+    start: float,
+) -> None:
+    """Draw the two parts as bars behind their marks; a whole is no third part."""
+    height = 0.17 if len(result.layers) <= 24 else 0.13
+    for one, offset in series:
+        if one.field == "frobenius_norm":
+            continue
+        values = np.array([getattr(row, one.field) for row in result.layers])
+        axes.barh(
+            np.arange(len(values)) + offset,
+            np.maximum(values - start, 0.0),
+            height=height,
+            left=start,
+            color=PALETTE[one.color],
+            alpha=BAND_ALPHA,
+            linewidth=0.0,
+            zorder=1.5,
+        )
 
 
 def _name_layers(axes: Axes, result: LayerTable, *, length: int) -> None:

@@ -24,7 +24,7 @@ Middle = Callable[[int, int], tuple[Tensor, Tensor | None]]
 _BYTES = 2 * 2**20
 _FORMED_BYTES = 16 * 2**20
 _KEPT_BYTES = 16 * 2**20
-_SIDE = 512
+_SIDE = 256
 
 
 def triangle(matrices: Tensor) -> Tensor:
