@@ -32,6 +32,7 @@ _PASSES = (
     "Clone",
     "Alias",
     "Slice",
+    "Select",
     "ToCopy",
     "ConstantPad",
     "MaxPool",
