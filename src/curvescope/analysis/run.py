@@ -287,7 +287,9 @@ class _Run:
             return
         result.save(self.folder / "results", name)
         files.write_text(self.folder / "results" / f".{name}.key", key)
-        checkpoint = self._checkpoint(name)
+        # The effective dimension's iterations are the density's, also where none is asked.
+        state = "density" if name == "effective_dimension" else name
+        checkpoint = self._checkpoint(state)
         if checkpoint is not None:
             checkpoint.clear()
             with contextlib.suppress(OSError):  # other parts may still need the folder

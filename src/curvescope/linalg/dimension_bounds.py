@@ -172,17 +172,20 @@ def _verdict(curve: EffectiveDimension, bounds: DimensionBounds) -> tuple[str, b
     share = bounds.lower / curve.values.clamp_min(1e-300)
     text = (
         f"checked: at all {len(curve.z)} z the interval is compatible with the bounds of "
-        f"{pairs}; they alone account for {100 * float(share.min()):.3g} % (z = "
+        f"{pairs}; these pairs alone account for {100 * float(share.min()):.3g} % (z = "
         f"{float(curve.z[share.argmin()]):.3g}) to "
         f"{min(100.0, 100 * float(share.max())):.3g} % (z = "
         f"{float(curve.z[share.argmax()]):.3g}) of the estimate"
     )
-    sharper = bounds.lower > low + eps
-    if bool(sharper.any()):
-        first = float(curve.z[int(sharper.long().argmax())])
-        text += (
-            f"; from z = {first:.3g} on the lower bound is sharper than the interval"
-        )
+    for sharper, side in (
+        (bounds.lower > low + eps, "lower"),
+        (bounds.upper < high - eps, "upper"),
+    ):
+        if bool(sharper.any()):
+            first = float(curve.z[int(sharper.long().argmax())])
+            text += (
+                f"; from z = {first:.3g} on the {side} bound is sharper than the band"
+            )
     return text, True
 
 

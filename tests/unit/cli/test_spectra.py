@@ -160,6 +160,7 @@ def test_one_command_puts_the_estimate_between_certified_bounds(
     assert found.bracketed == (matrix == "ggn")
     assert found.bounds.upper_from == ("sum" if matrix == "ggn" else "number")
     assert (out / "eigenvalues.npz").is_file()
+    assert not (out / "checkpoints").exists()
     assert "the lower bound" in (out / "report.html").read_text().lower()
 
 
