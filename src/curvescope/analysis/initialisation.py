@@ -2,8 +2,8 @@
 
 import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, final
 
@@ -179,7 +179,7 @@ def report_of(
         },
         notes=tuple(notes),
         layers=tuple(rows),
-        recommendations=recommendations,
+        recommendations=_with_balanced(recommendations, studies),
         losses={
             name: math.fsum(d.loss for d in draws) / len(draws)
             for name, draws in studies.items()
@@ -189,6 +189,16 @@ def report_of(
         prediction=theory.words,
         laws=tuple(str(LAWS[name]) for name in _LAWS),
     )
+
+
+def _with_balanced(
+    recommendations: Sequence[Recommendation], studies: Mapping[str, list["_Draw"]]
+) -> tuple[Recommendation, ...]:
+    """Add the deviations that the balanced weights have."""
+    if BALANCED not in studies:
+        return tuple(recommendations)
+    stds = studies[BALANCED][0].weight_stds
+    return tuple(replace(r, balanced_std=stds[r.layer]) for r in recommendations)
 
 
 def _check_candidates(candidates: Sequence[Candidate]) -> dict[str, Candidate]:

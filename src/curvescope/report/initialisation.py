@@ -31,11 +31,7 @@ def step_sureness(result: StepSize) -> str:
 
 def report_reading(result: InitialisationReport) -> str:
     """Say how to read the panels, and what is recommended for each layer."""
-    words = [
-        f"{one.layer}: recommended standard deviation {number(one.std, digits=3)}, now "
-        f"{number(one.present_std, digits=3)}; {one.reason}."
-        for one in result.recommendations[:_MOST_LAYERS]
-    ]
+    words = [f"{one}." for one in result.recommendations[:_MOST_LAYERS]]
     return " ".join([_REPORT_READING, *words])
 
 

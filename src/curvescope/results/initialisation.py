@@ -184,6 +184,8 @@ class Recommendation:
         forward_std: By the forward law.
         backward_std: By the backward law.
         reason: In words.
+        balanced_std: What the weights have after `balance_`, which makes the blocks
+            equal on these very data; ``None`` where that was no candidate.
     """
 
     layer: str
@@ -195,6 +197,16 @@ class Recommendation:
     forward_std: float
     backward_std: float
     reason: str
+    balanced_std: float | None = None
+
+    def __str__(self) -> str:
+        balanced = (
+            "" if self.balanced_std is None else f", {self.balanced_std:.4g} balances"
+        )
+        return (
+            f"{self.layer}: recommended std {self.std:.4g} (now {self.present_std:.4g}"
+            f"{balanced}): {self.reason}"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -268,10 +280,7 @@ class InitialisationReport(Result):
             "predicted_trace",
         )
         rows = [{name: row[name] for name in shown} for row in self.rows()]
-        words = [
-            f"{r.layer}: recommended std {r.std:.4g} (now {r.present_std:.4g}): {r.reason}"
-            for r in self.recommendations
-        ]
+        words = map(str, self.recommendations)
         notes = (*self.notes, f"predicted trace: {self.prediction}", *words)
         return format_table(self.headline(), rows, notes, str(self.cost))
 

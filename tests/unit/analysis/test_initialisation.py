@@ -198,6 +198,10 @@ def test_recommended_and_balanced_are_what_balance_does():
         for row, other in zip(rows, done.layers, strict=True):
             assert row.frobenius_norm == pytest.approx(other.norm_after, rel=1e-9)
             assert row.std == pytest.approx(other.std_after, rel=1e-9)
+    for advice, row in zip(
+        found.recommendations, found.of_candidate("balanced"), strict=True
+    ):
+        assert advice.balanced_std == row.std
     assert found.balance("balanced") < 1.01 < found.balance("given")
 
 

@@ -176,5 +176,5 @@ def test_every_size_is_drawn_by_the_catalog(result, width, tmp_path):
 def test_the_page_says_what_was_measured(tmp_path):
     page = report([step(), layers(), balance()], path=tmp_path).read_text()
 
-    for words in ("recommended standard deviation", "the same function", "diverges"):
+    for words in ("recommended std 0.2", "the same function", "diverges"):
         assert words in page
