@@ -17,6 +17,7 @@ from curvescope.cli.options import RunExperiment
 from curvescope.experiments import Experiment, experiment, names
 from curvescope.experiments.around_weights import AUTO
 from curvescope.experiments.base import Prepared, decisive, filled
+from curvescope.experiments.cluster import Scheduled, scheduled
 from curvescope.report import collect_environment, load_results, report
 from curvescope.results import RankSweep, Result
 from curvescope.results.ranks import MATRICES
@@ -53,9 +54,10 @@ def run_experiment(command: RunExperiment, words: list[str], out: Console) -> No
     else:
         row.check(config)
         files.write_json(folder / "config.json", wanted)
-        with showing_progress():
+        with showing_progress(), scheduled(where.scheduler) as cluster:
             run = partial(row.run, config) if ready is None else ready.run
             results = dict(run(folder=folder))
+        _say_if_idle(cluster, out)
         page = report(
             results,
             path=folder,
@@ -86,6 +88,13 @@ def _prepared(
     ready = row.prepare(config)
     wanted["problem"] = ready.fingerprint
     return ready
+
+
+def _say_if_idle(cluster: Scheduled | None, out: Console) -> None:
+    """Say that a cluster was asked for and had nothing to do."""
+    if cluster is not None and cluster.num_points == 0:
+        text = "no point was computed on the cluster: all were saved, or there are none"
+        out.print(f"note: {text} that could be computed apart", markup=False)
 
 
 def plan_of(row: Experiment, config: Any) -> str:

@@ -249,6 +249,9 @@ class RunOptions:
     """The run folder; runs/NAME-DATA by default. A second call resumes or returns it."""
     dry_run: bool = False
     """Print the plan (runs, parameters, products, hours), compute and write nothing."""
+    scheduler: str | None = None
+    """Compute the points on a Dask cluster: tcp://HOST:PORT, a scheduler file, or local
+    (workers on this machine)."""
 
 
 # The experiments' classes are made at run time, which a type checker cannot follow.

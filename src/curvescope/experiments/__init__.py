@@ -2,6 +2,7 @@
 
 from curvescope.experiments.base import Experiment
 from curvescope.experiments.catalog import experiment, names
+from curvescope.experiments.cluster import scheduled
 from curvescope.experiments.rank import RankPoint, build_rank_problem
 from curvescope.experiments.sweep import PointError, run_points
 
@@ -13,4 +14,5 @@ __all__ = [
     "experiment",
     "names",
     "run_points",
+    "scheduled",
 ]

@@ -28,6 +28,7 @@ from curvescope._core.fingerprints import combine
 from curvescope._core.memory import available_memory
 from curvescope._core.progress import Task, track
 from curvescope.experiments.base import plain
+from curvescope.experiments.cluster import Scheduled, answers, chosen, died
 
 Value = dict[str, Any]
 Function = Callable[[Any], Mapping[str, Any]]
@@ -58,12 +59,16 @@ class _Job:
 
     def __call__(self) -> Value:
         start = time.perf_counter()
-        value = _normal(self.function(self.point))
+        value = self.function(self.point)
+        return self.kept(value, time.perf_counter() - start)
+
+    def kept(self, value: Mapping[str, Any], seconds: float) -> Value:
+        """Save a value, where values are saved, and return what reading it will give."""
+        normal = _normal(value)
         if self.path is not None:
-            seconds = time.perf_counter() - start
-            content = {"point": plain(self.point), "value": value, "seconds": seconds}
+            content = {"point": plain(self.point), "value": normal, "seconds": seconds}
             files.write_json(self.path, content)
-        return value
+        return normal
 
 
 def run_points(
@@ -86,7 +91,9 @@ def run_points(
 
     A worker is a fresh interpreter ("spawn") with one BLAS thread. As for all uses of
     `multiprocessing`, a script that calls this with more than one job must guard its
-    own code with ``if __name__ == "__main__"``.
+    own code with ``if __name__ == "__main__"``. Inside a `scheduled` block the points
+    are tasks of a Dask cluster instead, whatever ``jobs`` says; values are saved here,
+    as they come back.
 
     Args:
         points: Frozen dataclasses, or mappings, of plain values.
@@ -130,7 +137,8 @@ def run_points(
     workers = _workers(left, jobs, seconds, memory)
     with track(description, total=len(paths)) as task:
         task.advance(len(values))
-        if workers <= 1:
+        cluster = chosen()
+        if workers <= 1 and cluster is None:
             for key, job in missing.items():
                 values[key] = _here(job)
                 task.advance()
@@ -138,7 +146,10 @@ def run_points(
             if seconds is not None:
                 ordered = sorted(missing, key=lambda k: -seconds(missing[k].point))
                 missing = {key: missing[key] for key in ordered}
-            values.update(_elsewhere(missing, workers, task))
+            if cluster is None:
+                values.update(_elsewhere(missing, workers, task))
+            elif missing:
+                values.update(_far_away(missing, cluster, workers, task))
     return [values[key] for key in keys]
 
 
@@ -238,6 +249,35 @@ def _elsewhere(jobs: Mapping[str, _Job], workers: int, task: Task) -> dict[str, 
                 failed.__cause__ = error
                 for other in waiting:
                     other.cancel()
+    if failed is not None:
+        raise failed
+    return values
+
+
+def _far_away(
+    jobs: Mapping[str, _Job], cluster: Scheduled, workers: int, task: Task
+) -> dict[str, Value]:
+    """Compute the jobs on a Dask cluster, in their order; save them here."""
+    values: dict[str, Value] = {}
+    failed: PointError | None = None
+    function = next(iter(jobs.values())).function
+    points = {key: job.point for key, job in jobs.items()}
+    with _single_threaded():  # of local workers, which begin inside
+        found = answers(
+            points, function, cluster, workers, lambda text: task.update(status=text)
+        )
+        for answer in found:
+            job = jobs[answer.key]
+            if answer.value is not None:
+                values[answer.key] = job.kept(answer.value, answer.seconds)
+                task.advance()
+            elif failed is None and answer.error is not None:
+                failed = (
+                    PointError(died(answer.error))
+                    if answer.lost
+                    else _failure(job, answer.error)
+                )
+                failed.__cause__ = answer.error
     if failed is not None:
         raise failed
     return values
