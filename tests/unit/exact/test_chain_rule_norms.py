@@ -70,7 +70,7 @@ def test_the_norm_of_the_published_layer_is_that_of_the_matrix_on_a_smaller_imag
     assert_blocks(problem, cross_entropy_sum, layers=["1"])
 
 
-def test_both_ways_to_the_norm_agree():
+def test_all_ways_to_the_norm_agree(monkeypatch):
     A, X = torch.randn(60, 4, 5).double(), torch.randn(60, 6).double()
     F_ = torch.randn(60, 5, 5).double()
     F_ = F_ + F_.transpose(1, 2)
@@ -86,6 +86,9 @@ def test_both_ways_to_the_norm_agree():
     truth = [float((B**2).sum()) for B in (G + C, G, C)]
     assert list(pairs) == pytest.approx(truth, rel=1e-13)
     assert list(entries) == pytest.approx(truth, rel=1e-13)
+    monkeypatch.setattr(norms_room, "_KEPT_BYTES", 8 * 3 * 15 * 2 * 7)
+    in_chunks = norms_room._by_pairs(middle, X, 5, zero=False)
+    assert list(in_chunks) == pytest.approx(truth, rel=1e-13)
 
 
 def recursion(model, x, y):

@@ -255,7 +255,11 @@ class KroneckerBlock(OwnBlock):
 
     def _squared_norms(self) -> Parts:
         return norms.squared_norms(
-            self._middle, self._X, self._width, zero=not self.has_curvature
+            self._middle,
+            self._X,
+            self._width,
+            zero=not self.has_curvature,
+            room=self.num_bytes,
         )
 
     def _plain_traces(self) -> Parts:

@@ -36,7 +36,9 @@ def triangle(matrices: Tensor) -> Tensor:
     return packed
 
 
-def squared_norms(middle: Middle, X: Tensor, width: int, *, zero: bool) -> Parts:
+def squared_norms(
+    middle: Middle, X: Tensor, width: int, *, zero: bool, room: int = 0
+) -> Parts:
     """Return the squared Frobenius norms of the whole and of its two parts.
 
     Args:
@@ -44,6 +46,7 @@ def squared_norms(middle: Middle, X: Tensor, width: int, *, zero: bool) -> Parts
         X: The x, ``(U, D)``.
         width: A.
         zero: Whether the curvature part vanishes.
+        room: Bytes that may be taken, if they are more than a few MiB.
 
     Cost:
         The cheaper of two: all pairs of units, ``U^2 (A^2 / 2 + D)`` operations; or the
@@ -55,7 +58,7 @@ def squared_norms(middle: Middle, X: Tensor, width: int, *, zero: bool) -> Parts
     few = 8 * entries <= _FORMED_BYTES
     if few and units * entries < pairs:
         return _by_entries(middle, X, width, zero=zero)
-    return _by_pairs(middle, X, width, zero=zero)
+    return _by_pairs(middle, X, width, zero=zero, room=room)
 
 
 def _vectors(middle: Middle, start: int, stop: int, *, zero: bool) -> list[Tensor]:
@@ -70,8 +73,7 @@ def _vectors(middle: Middle, start: int, stop: int, *, zero: bool) -> list[Tenso
     return [linearisation + curvature, linearisation, curvature]
 
 
-def _steps(units: int, row_bytes: int) -> Iterator[tuple[int, int]]:
-    step = max(1, min(units, _BYTES // max(row_bytes, 1)))
+def _steps(units: int, step: int) -> Iterator[tuple[int, int]]:
     for start in range(0, units, step):
         yield start, min(start + step, units)
 
@@ -86,7 +88,7 @@ def _by_entries(middle: Middle, X: Tensor, width: int, *, zero: bool) -> Parts:
     units, d = X.shape
     shape = (width * (width + 1) // 2, d * (d + 1) // 2)
     totals = [X.new_zeros(shape) for _ in range(1 if zero else 3)]
-    for start, stop in _steps(units, 8 * (d * d + width * width)):
+    for start, stop in _steps(units, max(1, _BYTES // (8 * (d * d + width * width)))):
         x = X[start:stop]
         outer = triangle(x[:, :, None] * x[:, None, :])
         mine = _vectors(middle, start, stop, zero=zero)
@@ -95,27 +97,34 @@ def _by_entries(middle: Middle, X: Tensor, width: int, *, zero: bool) -> Parts:
     return _parts([float(t.square().sum()) for t in totals], zero=zero)
 
 
-def _by_pairs(middle: Middle, X: Tensor, width: int, *, zero: bool) -> Parts:
+def _by_pairs(
+    middle: Middle, X: Tensor, width: int, *, zero: bool, room: int = 0
+) -> Parts:
     units = len(X)
     count = 1 if zero else 3
     totals = [0.0] * count
     row = 8 * count * (width * (width + 1) // 2)
     # Where there is room they are computed once, and else for every pair of chunks.
     kept: list[Tensor] = []
-    if row * units <= _KEPT_BYTES:
-        parts = [_vectors(middle, *step, zero=zero) for step in _steps(units, 2 * row)]
-        kept = [torch.cat(pieces) for pieces in zip(*parts, strict=True)]
-        row = 0
+    room = max(room, _KEPT_BYTES)
+    step = max(1, min(units, 4 * _SIDE, room // (2 * row)))
+    if row * units <= room:
+        kept = [X.new_empty(units, row // (8 * count)) for _ in range(count)]
+        for start, stop in _steps(units, max(1, _BYTES // row)):
+            for whole, part in zip(
+                kept, _vectors(middle, start, stop, zero=zero), strict=True
+            ):
+                whole[start:stop] = part
+        step = _SIDE
 
     def vectors(start: int, stop: int) -> list[Tensor]:
         if kept:
             return [k[start:stop] for k in kept]
         return _vectors(middle, start, stop, zero=zero)
 
-    row = max(row, 8 * _SIDE)  # a chunk of pairs has as many entries squared
-    for start, stop in _steps(units, row):
+    for start, stop in _steps(units, step):
         mine = vectors(start, stop)
-        for other, end in _steps(units, row):
+        for other, end in _steps(units, step):
             if other > start:
                 break
             others = mine if other == start else vectors(other, end)
