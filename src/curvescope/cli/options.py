@@ -260,7 +260,7 @@ _FLAT: Any = OmitArgPrefixes
 
 def _command(row: Experiment) -> Any:
     """Return the class of one experiment's options, named as its command."""
-    config = with_positional_model(row.config)
+    config = with_positional_model(row)
     made = dataclasses.make_dataclass(
         "".join(word.capitalize() for word in row.name.split("-")),
         [

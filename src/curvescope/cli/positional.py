@@ -6,16 +6,16 @@ from typing import Annotated, Any
 
 import tyro
 
-from curvescope.experiments import experiment, names
-from curvescope.experiments.around_weights import WeightsSettings
+from curvescope.experiments import Experiment, experiment, names
 
 
-def with_positional_model(config: type) -> Any:
-    """Return a configuration of any model's weights whose model needs no ``--model``.
+def with_positional_model(row: Experiment) -> Any:
+    """Return an experiment's configuration, whose model needs no ``--model``.
 
-    Other configurations are returned as they are: what they call a model is a choice.
+    Only those on a user's model have one; what others call a model is a choice.
     """
-    if not issubclass(config, WeightsSettings):
+    config: Any = row.config
+    if row.prepare is None:
         return config
     kind = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="[MODEL]")]
     default = dataclasses.field(default=config.model)
@@ -40,7 +40,7 @@ def without_option(words: Sequence[str]) -> list[str]:
     found = list(words)
     if len(found) < 3 or found[0] != "experiment" or found[1] not in names():
         return found
-    if not issubclass(experiment(found[1]).config, WeightsSettings):
+    if experiment(found[1]).prepare is None:
         return found
     for place, word in enumerate(found):
         option, equals, value = word.partition("=")

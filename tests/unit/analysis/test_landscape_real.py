@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from tests.unit.analysis.surfacing import differences, state_of
 from torch.nn.functional import cross_entropy
 
 from curvescope import data, models
@@ -61,23 +62,30 @@ def test_planes_and_steps_leave_the_network_as_it_was(pretrained):
     assert network.training
 
 
-def test_control_c_leaves_the_network_as_it_was(pretrained):
+LOOKS = {
+    "evaluation": lambda p: loss_surface(p, directions="random", num_points=5),
+    "product": lambda p: loss_surface(p, num_points=5, num_top=2),
+    "steps": lambda p: homogeneity(p, directions=["random"], num_draws=9),
+    "product before steps": lambda p: homogeneity(p, num_pairs=2, num_top=2),
+}
+
+
+@pytest.mark.parametrize("look", LOOKS)
+def test_control_c_leaves_the_network_as_it_was(look, pretrained):
     network, (X, y) = pretrained
-    before = bits(network)
     problem = Problem(network, "cross_entropy", (X, y), batch_size=32)
+    problem.evaluate()
+    before = state_of(network)
     calls = []
 
     def interrupt(*_):
         calls.append(None)
-        if len(calls) == 9:
+        if len(calls) == 4:
             raise KeyboardInterrupt
 
     handle = network.layer2[1].register_forward_hook(interrupt)
     with pytest.raises(KeyboardInterrupt):
-        loss_surface(problem, directions="random", num_points=5)
+        LOOKS[look](problem)
     handle.remove()
 
-    assert all(
-        torch.equal(before[name], value) for name, value in bits(network).items()
-    )
-    assert all(module.training for module in network.modules())
+    assert differences(before, state_of(network)) == []
