@@ -66,9 +66,9 @@ def plot_init_scan(
             color, marker = SERIES[place % len(SERIES)]
             values = array(result.values(norm_column(layer)))
             _line(norms, x, values, color, marker, f"layer {place + 1}")
-            span.append(values)
+            span.append(np.nanmean(values, axis=1))
         if result.power is not None:
-            _law(norms, x, span[0], result.power)
+            span.append(_law(norms, x, span[0], result.power))
         _line(losses, x, array(result.values("loss")), "ink", "o", None)
         _log_axis(norms, np.concatenate(span))
         losses.set_ylim(bottom=0.0)
@@ -127,9 +127,8 @@ def _line(
     )
 
 
-def _law(axes: Axes, x: np.ndarray, values: np.ndarray, power: int) -> None:
-    """Draw the power law through the first layer's smallest networks."""
-    means = np.nanmean(values, axis=1)
+def _law(axes: Axes, x: np.ndarray, means: np.ndarray, power: int) -> np.ndarray:
+    """Draw the power law through the first layer's smallest networks; return it."""
     law = means[0] * (x / x[0]) ** power
     # Where predictions are far from uniform the law says nothing.
     near = law <= 30.0 * np.nanmax(means)
@@ -140,8 +139,9 @@ def _law(axes: Axes, x: np.ndarray, values: np.ndarray, power: int) -> None:
         linestyle=_DASHES,
         linewidth=1.2,
         label=f"power {power} of the sd",
-        zorder=1,
+        zorder=4,
     )
+    return np.asarray(law[near])
 
 
 def _log_axis(axes: Axes, values: np.ndarray) -> None:

@@ -147,7 +147,7 @@ class InitTraining(_LayerNorms):
     def peak(self, *, sd: float, batches: str) -> int:
         """Return at which iteration the median norm of the first layer is largest."""
         norms = self.curve("hessian_norm", sd=sd, batches=batches)
-        medians = norms.nanmedian(dim=0).values
+        medians = norms.nanquantile(0.5, dim=0)
         return self.iterations[int(medians.nan_to_num(-math.inf).argmax())]
 
     def headline(self) -> str:
@@ -190,7 +190,7 @@ class InitTraining(_LayerNorms):
                         "iteration": self.iterations[place],
                     }
                     for column, curve in curves.items():
-                        row[column] = float(curve[:, place].nanmedian())
+                        row[column] = float(curve[:, place].nanquantile(0.5))
                     table.append(row)
         return table
 
@@ -213,7 +213,7 @@ def summary_rows(training: InitTraining) -> list[dict[str, Any]]:
                 curve = training.curve(column, sd=sd, batches=kind)
                 row |= _mean_and_sd(column, curve.flatten().tolist())
             curve = training.curve("hessian_norm", sd=sd, batches=kind)
-            medians = curve.nanmedian(dim=0).values
+            medians = curve.nanquantile(0.5, dim=0)
             row["first_norm"] = float(medians[0])
             row["largest_norm"] = float(medians.nan_to_num(-math.inf).max())
             row["at_iteration"] = training.peak(sd=sd, batches=kind)
