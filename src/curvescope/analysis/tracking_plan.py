@@ -1,9 +1,10 @@
 """What a measurement will cost: rules of thumb at first, then what the last ones took."""
 
 import statistics
+from functools import cached_property
 from typing import Any, final
 
-from curvescope.analysis.tracking_layers import layer_prices
+from curvescope.analysis.tracking_layers import LayerPrices, layer_prices
 from curvescope.analysis.tracking_measures import DENSE_BELOW, Row, Settings
 from curvescope.problem import Problem
 from curvescope.results import PlannedPart, TrackingPlan
@@ -23,17 +24,21 @@ class Prices:
     Attributes:
         num_params: Dimension of the matrices.
         num_samples: Of the probe set.
-        layers: What the layers' norms take.
         seen: What every measurement so far took.
         per_product: Gradients a product.
     """
 
     def __init__(self, problem: Problem) -> None:
+        self._problem = problem
         self.num_params = problem.num_params
         self.num_samples = problem.num_samples
-        self.layers = layer_prices(problem)
         self.seen: list[dict[str, Any]] = []
         self.per_product = 2.0
+
+    @cached_property
+    def layers(self) -> LayerPrices:
+        """What the layers' norms take: a look at two samples, when it is asked for."""
+        return layer_prices(self._problem)
 
     @property
     def exact_layers(self) -> bool:

@@ -104,9 +104,12 @@ def eigsh_from(
     generator = resolve_generator(generator)
     size = _basis_size(operator, k, basis_size)
     arguments: dict[str, Any] = {"k": k, "which": which, "tol": tol}
-    if size < k + 2 or limit < k + 2:
-        contract = f"be at least k + 2 = {k + 2}"
-        raise ValueError(message("max_matvecs", contract, min(size, limit)))
+    if size < min(k + 2, n):
+        contract = f"be at least {min(k + 2, n)} for k={k}, and fit the memory"
+        raise ValueError(message("basis_size", contract, size))
+    if limit < min(k + 2, n):
+        contract = f"be at least {min(k + 2, n)}"
+        raise ValueError(message("max_matvecs", contract, limit))
     with Session(operator, f"{k} eigenpairs ({which})", total=None) as session:
         chain = _Chain(session, k, which, tol, size, generator)
         done = chain.run(vectors, limit)
