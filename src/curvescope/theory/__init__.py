@@ -10,6 +10,7 @@ from curvescope.theory.initialisation import (
     forward_variance,
     hessian_variance,
     homogeneous_norm_exponent,
+    law,
     off_diagonal_ratio_exponent,
     unit_constant,
 )
@@ -104,6 +105,7 @@ __all__ = [
     "hessian_rank_with_bias",
     "hessian_variance",
     "homogeneous_norm_exponent",
+    "law",
     "mean_field",
     "off_diagonal_ratio_exponent",
     "predicted_ranks",

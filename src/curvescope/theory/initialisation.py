@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, final
 
-from curvescope._core.checks import message, positive_int, real
+from curvescope._core.checks import message, one_of, positive_int, real
 from curvescope.theory.initialisation_units import Unit, slope_moment
 
 LawStatus = Literal["published", "derived", "verified"]
@@ -47,7 +47,7 @@ _CHAIN_RULE = (
     "Hessian chain rule of a layer; the split into linearisation and curvature is that "
     "of Skorski, Temperoni, Theobald (2021), PMLR 157"
 )
-_LAWS = (
+LAWS = (
     Law(
         name="forward_variance",
         statement="s^2 = 1 / (c fan_in) keeps the mean square of the activations",
@@ -141,7 +141,26 @@ _LAWS = (
         ),
     ),
 )
-LAWS: dict[str, Law] = {law.name: law for law in _LAWS}
+
+
+def law(name: str) -> Law:
+    """Return a law by its name.
+
+    Args:
+        name: Of one of `LAWS`.
+
+    Returns:
+        The law.
+
+    Raises:
+        ValueError: If there is none of that name.
+
+    Example:
+        >>> law("forward_variance").status
+        'published'
+    """
+    named = {one.name: one for one in LAWS}
+    return named[one_of("name", name, named)]
 
 
 def unit_constant(phi: Unit) -> float:
