@@ -35,11 +35,11 @@ from curvescope.results import (
 )
 from curvescope.results.initialisation import spread
 from curvescope.theory import (
+    LAWS,
     backward_variance,
     bernoulli_output_trace,
     cross_entropy_output_trace,
     forward_variance,
-    law,
     mean_field,
 )
 
@@ -187,7 +187,7 @@ def report_of(
         seeds=tuple(seeds),
         method=studies[GIVEN][0].measures.method,
         prediction=theory.words,
-        laws=tuple(str(law(name)) for name in _LAWS),
+        laws=tuple(str(LAWS[name]) for name in _LAWS),
     )
 
 

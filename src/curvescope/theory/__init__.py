@@ -10,7 +10,6 @@ from curvescope.theory.initialisation import (
     forward_variance,
     hessian_variance,
     homogeneous_norm_exponent,
-    law,
     off_diagonal_ratio_exponent,
     unit_constant,
 )
@@ -105,7 +104,6 @@ __all__ = [
     "hessian_rank_with_bias",
     "hessian_variance",
     "homogeneous_norm_exponent",
-    "law",
     "mean_field",
     "off_diagonal_ratio_exponent",
     "predicted_ranks",

@@ -11,11 +11,12 @@ Every law says how far it is known, as data: see `LAWS`.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Literal, final
 
-from curvescope._core.checks import message, one_of, positive_int, real
+from curvescope._core.checks import message, positive_int, real
 from curvescope.theory.initialisation_units import Unit, slope_moment
 
 LawStatus = Literal["published", "derived", "verified"]
@@ -47,7 +48,7 @@ _CHAIN_RULE = (
     "Hessian chain rule of a layer; the split into linearisation and curvature is that "
     "of Skorski, Temperoni, Theobald (2021), PMLR 157"
 )
-LAWS = (
+_LAWS = (
     Law(
         name="forward_variance",
         statement="s^2 = 1 / (c fan_in) keeps the mean square of the activations",
@@ -141,26 +142,8 @@ LAWS = (
         ),
     ),
 )
-
-
-def law(name: str) -> Law:
-    """Return a law by its name.
-
-    Args:
-        name: Of one of `LAWS`.
-
-    Returns:
-        The law.
-
-    Raises:
-        ValueError: If there is none of that name.
-
-    Example:
-        >>> law("forward_variance").status
-        'published'
-    """
-    named = {one.name: one for one in LAWS}
-    return named[one_of("name", name, named)]
+# Read-only, and with a docstring that a reference page can hold.
+LAWS: Mapping[str, Law] = MappingProxyType({law.name: law for law in _LAWS})
 
 
 def unit_constant(phi: Unit) -> float:
