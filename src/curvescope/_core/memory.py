@@ -2,11 +2,25 @@
 
 import resource
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 import torch
 
 GIB = 2**30
+_sharers: ContextVar[int] = ContextVar("curvescope_sharers", default=1)
+
+
+@contextmanager
+def shared_memory(count: int) -> Iterator[None]:
+    """Let `available_memory` give one of ``count`` equal parts of this machine's."""
+    token = _sharers.set(count)
+    try:
+        yield
+    finally:
+        _sharers.reset(token)
 
 
 def _cgroup_free() -> int | None:
@@ -44,7 +58,7 @@ def available_memory(device: torch.device) -> int:
     group = _cgroup_free()
     if group is not None:
         candidates.append(group)
-    return min(candidates)
+    return min(candidates) // _sharers.get()
 
 
 def peak_memory(device: torch.device) -> int:

@@ -8,6 +8,7 @@ that multiplies something else, is an error in all of them and never a wrong sum
 import contextlib
 import datetime as dt
 import os
+import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from torch import Tensor
 from curvescope._core.checks import message, positive_int, real
 from curvescope._core.errors import LostProcessError, ProcessError
 from curvescope._core.fingerprints import checksum, combine
+from curvescope._core.memory import shared_memory
 
 T = TypeVar("T")
 
@@ -286,7 +288,8 @@ def processes(
     """
     timeout = real("timeout", timeout, minimum=0.0, strict=True)
     if dist.is_available() and dist.is_initialized():
-        yield TorchProcesses(timeout=timeout)
+        with _joined(timeout) as group:
+            yield group
         return
     if not launched():
         remedy = "Start the script with `torchrun --nproc-per-node N script.py`."
@@ -307,6 +310,16 @@ def processes(
         text = f"the {count} processes did not meet: {str(error).splitlines()[0]}"
         raise ProcessError(text) from error
     try:
-        yield TorchProcesses(timeout=timeout)
+        with _joined(timeout) as group:
+            yield group
     finally:
         dist.destroy_process_group()
+
+
+@contextmanager
+def _joined(timeout: float) -> Iterator[TorchProcesses]:
+    """Yield all processes; those of one machine share its memory meanwhile."""
+    group = TorchProcesses(timeout=timeout)
+    machines = group.gather(platform.node)
+    with shared_memory(machines.count(platform.node())):
+        yield group

@@ -44,6 +44,16 @@ def problem(among, count=53, **options):
     return data_parallel(network(), weighted(), samples(count), among, **settings)
 
 
+def rows(table):
+    return torch.tensor(
+        [
+            (row.frobenius_norm, row.curvature_norm, row.trace, row.top_eigenvalue)
+            for row in table.layers
+        ],
+        dtype=torch.float64,
+    )
+
+
 def verbs(among=ALONE, count=53, reduction=None):
     """Return what every verb gives, and how many messages each took."""
     whole = problem(among, count, reduction=reduction)
@@ -69,19 +79,18 @@ def verbs(among=ALONE, count=53, reduction=None):
         "density", lambda: cs.spectral_density(H, num_probes=4, num_steps=20)
     )
     trace = note("trace", lambda: cs.trace(H, num_matvecs=24))
-    table = note("layers", lambda: cs.layer_curvature(whole, num_probes=4))
+    probed = note(
+        "layers", lambda: cs.layer_curvature(whole, num_probes=4, method="probes")
+    )
+    # By the chain rule in one process, formed by products in several.
+    exactly = note("exact layers", lambda: cs.layer_curvature(whole, method="exact"))
     found |= {
         "eigenvalues": pairs.eigenvalues,
         "density": density.nodes.nan_to_num(),
         "weights": density.weights,
         "trace": exact(trace.value),
-        "layers": torch.tensor(
-            [
-                (row.frobenius_norm, row.curvature_norm, row.trace, row.top_eigenvalue)
-                for row in table.layers
-            ],
-            dtype=torch.float64,
-        ),
+        "layers": rows(probed),
+        "exact layers": rows(exactly),
     }
     passes = {
         "eigenvalues": pairs.cost.num_data_passes,

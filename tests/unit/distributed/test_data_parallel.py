@@ -15,6 +15,12 @@ def world():
 
 
 @pytest.fixture(scope="module")
+def four():
+    with started(4) as processes:
+        yield processes
+
+
+@pytest.fixture(scope="module")
 def alone():
     return problems.verbs()
 
@@ -51,9 +57,8 @@ def test_every_verb_gives_what_one_process_gives(world, alone, size):
 @pytest.mark.slow
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 @pytest.mark.parametrize("count", [3, 54, 101])
-def test_four_processes_give_what_one_gives(count, reduction):
-    with started(4) as four:
-        answers = four.run(problems.verbs, 4, count, reduction)
+def test_four_processes_give_what_one_gives(four, count, reduction):
+    answers = four.run(problems.verbs, 4, count, reduction)
 
     alone = problems.verbs(count=count, reduction=reduction)
     same_everywhere_and_as_alone(answers, alone)

@@ -10,6 +10,7 @@ import torch
 from tests.unit.distributed.world import free_port, join
 
 from curvescope._core.errors import LostProcessError
+from curvescope._core.memory import available_memory
 from curvescope.distributed import TorchProcesses, launched, processes
 
 
@@ -78,3 +79,35 @@ def test_processes_that_do_not_come_are_missed_in_words(monkeypatch):
     said = pytest.raises(RuntimeError, match="the 2 processes did not meet")
     with said, processes(timeout=1):
         pass
+
+
+def share_of_memory(rank, port, pipe):
+    """Say how much memory a process may take, alone and among three."""
+    alone = available_memory(torch.device("cpu"))
+    join(rank, 3, port, 60)
+    with processes() as group:
+        pipe.send((group.size, available_memory(torch.device("cpu")) / alone))
+        pipe.recv()
+
+
+def test_processes_of_one_machine_share_its_memory():
+    context = multiprocessing.get_context("spawn")
+    port = free_port()
+    ends = [context.Pipe() for _ in range(3)]
+    workers = [
+        context.Process(target=share_of_memory, args=(rank, port, end))
+        for rank, (_, end) in enumerate(ends)
+    ]
+    for worker in workers:
+        worker.start()
+    try:
+        answers = [here.recv() for here, _ in ends]
+    finally:
+        for worker in workers:
+            worker.kill()
+            worker.join()
+
+    for size, part in answers:
+        assert size == 3
+        # Others take and free memory meanwhile.
+        assert 0.2 < part < 0.5
