@@ -80,7 +80,7 @@ class ChainRuleConfig:
     """Numbers of linear layers, such as 3,5."""
     width: int = 30
     """Neurons of every hidden layer."""
-    scales: tuple[float, ...] = (1e-4, 1e-3, 0.01, 0.03, 0.1, 0.2, 0.4, 1.0)
+    scales: tuple[float, ...] = (1e-4, 1e-3, 0.01, 0.03, 0.1, 0.2, 0.4)
     """Standard deviations of all weights; the powers are taken at the two smallest."""
     num_samples: int = 40
     """The first so many training images."""

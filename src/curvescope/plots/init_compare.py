@@ -202,7 +202,6 @@ def plot_init_ranking(
         right.axvline(0.0, color=PALETTE["muted"], linewidth=0.8)
         names = [row["scheme"].replace("_", " ") for row in result.table]
         left.set_yticks(range(len(names)), labels=names)
-        left.invert_yaxis()
         left.set_xlabel(result.quantity)
         right.set_xlabel(f"paired difference from {names[0]}")
         text = f"Initialisations by {result.quantity}" if title is None else title
@@ -240,7 +239,8 @@ def _bars(axes: Axes, result: InitRanking, names: tuple[str, str, str]) -> None:
         if low is not None:
             axes.plot([low, high], [place, place], color=PALETTE["blue"], linewidth=2.2)
         axes.plot([value], [place], color=PALETTE["ink"], marker="o", markersize=4.5)
-    axes.margins(y=0.08)
+    # Best on top; a row that holds text only counts too.
+    axes.set_ylim(len(rows) - 0.5, -0.5)
 
 
 def _limit(rows: list[tuple[Any, ...]]) -> float:

@@ -151,7 +151,7 @@ def test_the_command_leaves_tables_figure_and_page(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "laws hold within their tolerance" in printed
     rows = list(csv.DictReader((out / "table.csv").read_text().splitlines()))
-    assert len(rows) == 2 * 3 * 8
+    assert len(rows) == 2 * 3 * 7
     laws = list(csv.DictReader((out / "laws.csv").read_text().splitlines()))
     assert {row["holds"] for row in laws} == {"True"}
     assert (out / "figures" / "chain_rule.png").is_file()
