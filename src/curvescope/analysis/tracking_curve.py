@@ -101,7 +101,7 @@ def _layers(rows: Sequence[Row], layers: tuple[str, ...], name: str) -> Tensor |
     for t, row in enumerate(rows):
         for i, layer in enumerate(layers):
             if layer in row.get("layers", {}):
-                table[t, i] = torch.tensor(row["layers"][layer][name])
+                table[t, i] = _tensor(row["layers"][layer][name], (_SHARE,))
     return table
 
 

@@ -164,7 +164,7 @@ def test_the_trace_is_within_its_interval():
     problem = cs.Problem(model, "cross_entropy", PROBE)
     exact = float(dense(problem).trace())
     inside = 0
-    for seed in range(40):
+    for seed in range(30):
         generator = torch.Generator().manual_seed(seed)
         tracker = cs.track(
             problem,
@@ -179,7 +179,8 @@ def test_the_trace_is_within_its_interval():
         half = results.student_t_quantile(0.975, 16.0) * row["trace_error"]
         inside += abs(row["trace"] - exact) <= half
 
-    assert 33 <= inside <= 40
+    # 95 % of 30, less three standard deviations.
+    assert inside >= 25
 
 
 def test_layers_norms_are_those_of_the_dense_blocks():
@@ -214,7 +215,7 @@ def test_warm_starts_halve_the_products_on_a_network_in_training():
         tracker = cs.track(
             problem, every=5, k=5, measures=["eigenvalues"], warm_start=warm
         )
-        for step in range(1, 61):
+        for step in range(1, 46):
             optimizer.zero_grad()
             nn.functional.cross_entropy(model(images), labels).backward()
             optimizer.step()
@@ -222,7 +223,7 @@ def test_warm_starts_halve_the_products_on_a_network_in_training():
         products[warm] = tracker.result()
 
     cold, warm = products[False], products[True]
-    # The first has no vectors to start from; the tenth searches as thoroughly.
+    # The first measurement has no vectors to start from.
     assert bool(warm.converged.all())
     torch.testing.assert_close(warm.eigenvalues, cold.eigenvalues, rtol=1e-2, atol=0)
     assert int(warm.num_matvecs[1:].sum()) <= 0.5 * int(cold.num_matvecs[1:].sum())
@@ -358,7 +359,7 @@ def test_the_curve_is_saved_loaded_printed_and_drawn(tmp_path):
     assert curve.formula == "2 / eta"
     assert curve.limit.tolist() == [40.0] * 3
     page = cs.report([curve], path=tmp_path / "page")
-    assert "edge of stability" in (page / "report.html").read_text()
+    assert "edge of stability" in page.read_text()
 
 
 def test_numbers_go_to_every_log():
