@@ -12,7 +12,7 @@ import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeVar, final
+from typing import Any, final
 
 import torch
 import torch.distributed as dist
@@ -22,8 +22,7 @@ from curvescope._core.checks import message, positive_int, real
 from curvescope._core.errors import LostProcessError, ProcessError
 from curvescope._core.fingerprints import checksum, combine
 from curvescope._core.memory import shared_memory
-
-T = TypeVar("T")
+from curvescope._core.processes import T
 
 # Digests are summed in the dtype of the vectors: in float32, integers are exact up to
 # 2^24, which allows as many processes as this. A prime, so that no bit is lost.

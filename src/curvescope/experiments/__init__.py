@@ -2,7 +2,7 @@
 
 from curvescope.experiments.base import Experiment
 from curvescope.experiments.catalog import experiment, names
-from curvescope.experiments.cluster import scheduled
+from curvescope.experiments.cluster import Scheduled, scheduled
 from curvescope.experiments.rank import RankPoint, build_rank_problem
 from curvescope.experiments.sweep import PointError, run_points
 
@@ -10,6 +10,7 @@ __all__ = [
     "Experiment",
     "PointError",
     "RankPoint",
+    "Scheduled",
     "build_rank_problem",
     "experiment",
     "names",

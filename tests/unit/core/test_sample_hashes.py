@@ -1,5 +1,7 @@
 """A hash of samples knows neither batches nor order, and notices every change."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from hypothesis import given
@@ -26,8 +28,7 @@ def test_batches_and_order_play_no_part(count, cuts, seed):
     edges = [0, *sorted(c for c in cuts if c < count), count]
 
     parts = [
-        of_samples([X[order][a:b], y[order][a:b]], b - a)
-        for a, b in zip(edges[:-1], edges[1:], strict=True)
+        of_samples([X[order][a:b], y[order][a:b]], b - a) for a, b in pairwise(edges)
     ]
 
     assert sum(parts) % 2**64 == whole
