@@ -1,6 +1,16 @@
 """What the page says about sweeps of the effective dimension."""
 
-from curvescope.results import DimensionMap, DimensionSweep
+from curvescope.report.formatting import number
+from curvescope.report.kind import Kind
+from curvescope.results import (
+    CorrelationTable,
+    DimensionMap,
+    DimensionSweep,
+    MeasureComparison,
+    RandomFeaturesCurve,
+    RegularisationScale,
+    Result,
+)
 
 _CLAIM = (
     "The claim that the effective dimension follows the test loss is made only of networks "
@@ -41,3 +51,67 @@ def sureness(result: DimensionSweep | DimensionMap) -> str:
         else "The effective dimension is from all eigenvalues, exact up to rounding"
     )
     return f"{how}; {spread}."
+
+
+KINDS: dict[type[Result], Kind] = {
+    RandomFeaturesCurve: Kind(
+        title=lambda _: "Double descent of random features",
+        reading=lambda r: (
+            "Least squares fails worst where there are about as many features as samples "
+            f"({r.num_samples}). There the data span all directions, but determine some "
+            "hardly: min(n, d) less the effective dimension, which the published figure "
+            "calls effective dimensionality, peaks with the test error. The effective "
+            "dimension itself only rises."
+        ),
+        sureness=lambda r: (
+            "Exact up to rounding for the data drawn; "
+            + (
+                f"bands reach over {len(r.seeds)} draws."
+                if len(r.seeds) > 1
+                else "one draw, so that neighbouring points tell its chance."
+            )
+        ),
+    ),
+    MeasureComparison: Kind(
+        title=lambda r: f"Measures beside the {r.called(r.target)}",
+        reading=lambda r: (
+            "One mark a point. A measure that foretells has marks along a rising curve; "
+            f"hollow marks are not among those compared ({r.chosen_words})."
+        ),
+        sureness=lambda _: (
+            "Above each panel stands the rank correlation with its 95 % interval."
+        ),
+    ),
+    CorrelationTable: Kind(
+        title=lambda r: f"Rank correlations with {r.target}",
+        reading=lambda _: (
+            "1 means that a measure sorts the points exactly as the target does, "
+            "\u22121 in the opposite order, 0 that it says nothing."
+        ),
+        sureness=lambda r: (
+            f"Bars are {100 * r.confidence:g} % intervals of a bootstrap of "
+            f"{r.num_resamples} samples. They tell how much the choice of points "
+            "matters, not whether a measure is the cause."
+        ),
+    ),
+    DimensionSweep: Kind(
+        title=lambda r: f"Losses and effective dimension against {r.axis}",
+        reading=lambda _: SWEEP_READING,
+        sureness=sureness,
+    ),
+    DimensionMap: Kind(
+        title=lambda _: "Losses and effective dimension over widths and depths",
+        reading=map_reading,
+        sureness=sureness,
+    ),
+    RegularisationScale: Kind(
+        title=lambda _: "A scale z for the effective dimension",
+        reading=lambda _: "",
+        sureness=lambda r: (
+            "Its unit is that of an eigenvalue"
+            + (f" of the {r.reduction} loss" if r.reduction else "")
+            + f"; the same reasoning supports {number(r.low)} to {number(r.high)}."
+        ),
+        show_table=False,
+    ),
+}

@@ -1,11 +1,15 @@
 """What the page says about initialisations and the Hessian chain rule."""
 
+from curvescope.report.kind import Kind
 from curvescope.results import (
     ChainRule,
     InitComparison,
     InitRanking,
     InitScan,
+    InitSummary,
     InitTraining,
+    LawTable,
+    Result,
 )
 
 _EXACT = (
@@ -83,3 +87,57 @@ def ranking_sureness(result: InitRanking) -> str:
         f"{result.num_seeds} seeds; differences are paired by seed. They hold for this "
         "learning rate, network and number of steps, and for no other."
     )
+
+
+KINDS: dict[type[Result], Kind] = {
+    InitTraining: Kind(
+        title=lambda _: "Loss and Hessian norm along the training",
+        reading=training_reading,
+        sureness=norms_sureness,
+    ),
+    InitSummary: Kind(
+        title=lambda _: "By standard deviation",
+        reading=lambda _: (
+            "Means and deviations over all iterations and seeds, as grouping the table by "
+            "sd gives them; then first, largest and last norm, medians over the seeds."
+        ),
+        sureness=lambda _: "A summary of the table; nothing is estimated.",
+    ),
+    InitScan: Kind(
+        title=lambda _: "Untrained networks against the weights' standard deviation",
+        reading=scan_reading,
+        sureness=norms_sureness,
+    ),
+    ChainRule: Kind(
+        title=lambda _: "Curvature against linearisation, layer by layer",
+        reading=chain_rule_reading,
+        sureness=lambda _: (
+            "Both parts are exact up to rounding in float64, each by a computation of its own."
+        ),
+    ),
+    LawTable: Kind(
+        title=lambda _: "Laws of the Hessian chain rule",
+        reading=lambda _: (
+            "Each law beside its measurement on networks with random weights; the status "
+            "says whether it is published, derived, or derived and verified by tests."
+        ),
+        sureness=lambda _: (
+            "Measured in float64; the tolerance is rounding where a law is exact, and half "
+            "a hundredth for a power."
+        ),
+    ),
+    InitComparison: Kind(
+        title=lambda _: "Trainings from several initialisations",
+        reading=comparison_reading,
+        sureness=lambda r: (
+            f"Bands are 95 % intervals of the mean over {len(r.seeds)} seeds."
+        ),
+    ),
+    InitRanking: Kind(
+        title=lambda r: f"Initialisations by {r.quantity}",
+        reading=lambda _: (
+            "Left the mean of each, right how far it is behind the best one, seed by seed."
+        ),
+        sureness=ranking_sureness,
+    ),
+}

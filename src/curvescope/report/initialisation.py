@@ -1,7 +1,13 @@
 """What the page says of step sizes, initialisations and balancing."""
 
 from curvescope.report.formatting import number
-from curvescope.results import Balance, InitialisationReport, StepSize
+from curvescope.report.kind import Kind
+from curvescope.results import (
+    Balance,
+    InitialisationReport,
+    Result,
+    StepSize,
+)
 
 _MOST_LAYERS = 8
 STEP_READING = (
@@ -52,3 +58,23 @@ def balance_sureness(result: Balance) -> str:
         f"{result.rounds} rounds; {equal} within {result.tolerance:g}; the network "
         f"computes {kept}."
     )
+
+
+KINDS: dict[type[Result], Kind] = {
+    StepSize: Kind(
+        title=lambda _: "The step size that curvature allows",
+        reading=lambda _: STEP_READING,
+        sureness=step_sureness,
+        show_table=False,
+    ),
+    InitialisationReport: Kind(
+        title=lambda _: "Layers under several initialisations",
+        reading=report_reading,
+        sureness=report_sureness,
+    ),
+    Balance: Kind(
+        title=lambda _: "Balancing the layers' own blocks",
+        reading=lambda _: BALANCE_READING,
+        sureness=balance_sureness,
+    ),
+}

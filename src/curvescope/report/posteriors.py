@@ -3,13 +3,16 @@
 from collections.abc import Iterator
 
 from curvescope.report.formatting import number
+from curvescope.report.kind import Kind
 from curvescope.results import (
     EvidenceFit,
     FunctionSpaceHomogeneity,
+    IdentityTable,
     LaplacePosterior,
     LinearPosterior,
     PosteriorContraction,
     Predictive,
+    Result,
 )
 
 POSTERIOR_READING = (
@@ -119,3 +122,56 @@ def homogeneity_sureness(result: FunctionSpaceHomogeneity) -> str:
         f"Measured in float64; changes below {number(result.tolerance, digits=2)} of the "
         f"outputs count as rounding. The rank {result.rank} of the Jacobian is numerical."
     )
+
+
+KINDS: dict[type[Result], Kind] = {
+    PosteriorContraction: Kind(
+        title=lambda _: "How far the posterior has contracted",
+        reading=lambda r: (
+            "Every direction that the observations determine leaves the covariance of the "
+            "parameters and enters the Hessian: the left curve falls from its value under "
+            "the prior as the right one rises."
+            + (
+                ""
+                if r.model == "linear"
+                else " Of a network most directions stay as the prior has them."
+            )
+        ),
+        sureness=lambda r: (
+            f"Bands reach over {len(r.seeds)} draws. {contraction_sureness(r)}"
+        ),
+    ),
+    LinearPosterior: Kind(
+        title=lambda _: "Posterior of the linear model",
+        reading=lambda _: POSTERIOR_READING,
+        sureness=linear_sureness,
+    ),
+    LaplacePosterior: Kind(
+        title=lambda _: "Linearised Laplace posterior",
+        reading=lambda _: POSTERIOR_READING,
+        sureness=laplace_sureness,
+        warnings=laplace_warnings,
+    ),
+    Predictive: Kind(
+        title=lambda _: "The function under the posterior",
+        reading=lambda _: PREDICTIVE_READING,
+        sureness=predictive_sureness,
+    ),
+    EvidenceFit: Kind(
+        title=lambda _: "Variances of largest evidence",
+        reading=lambda _: EVIDENCE_READING,
+        sureness=evidence_sureness,
+    ),
+    IdentityTable: Kind(
+        title=lambda _: "Identities of the linear model",
+        reading=lambda _: IDENTITIES_READING,
+        sureness=lambda _: (
+            "Both sides are in float64; a difference of 1e-16 is one digit."
+        ),
+    ),
+    FunctionSpaceHomogeneity: Kind(
+        title=lambda r: f"Function-space homogeneity: {r.verdict}",
+        reading=lambda _: HOMOGENEITY_READING,
+        sureness=homogeneity_sureness,
+    ),
+}

@@ -6,7 +6,15 @@ from typing import Any
 
 from curvescope._core.predictions import PredictedRank
 from curvescope.report.formatting import PLUS_MINUS, number
-from curvescope.results import RankEstimate, RankReport, RankSweep
+from curvescope.report.kind import Kind
+from curvescope.results import (
+    BlockPicture,
+    RankEstimate,
+    RankReport,
+    RankSweep,
+    Result,
+    SpectrumComparison,
+)
 from curvescope.results.ranks import MATRICES
 
 MATRIX_NAMES = {"hessian": "Hessian", "ggn": "GGN", "functional": "functional Hessian"}
@@ -262,3 +270,65 @@ def sweep_reading(sweep: RankSweep) -> str:
             "exact rank (dash-dotted) shows what is hidden, not gone."
         )
     return text
+
+
+_AXES = {
+    "num_samples": "the number of samples",
+    "width": "width",
+    "depth": "depth",
+    "epoch": "training",
+}
+
+
+KINDS: dict[type[Result], Kind] = {
+    RankEstimate: Kind(
+        title=lambda r: f"Rank of the {r.of.matrix}",
+        reading=lambda _: (
+            "Singular values in descending order: the rank is read from the gap at the "
+            "dashed threshold."
+        ),
+        sureness=estimate_sureness,
+        show_table=False,
+    ),
+    RankReport: Kind(
+        title=lambda _: "Ranks of the Hessian and its two parts",
+        reading=lambda _: (
+            "The rank counts the directions in which the loss bends at all. Each panel "
+            "shows one matrix's values in descending order on a logarithmic axis: the "
+            "rank is where they fall through the dashed threshold to rounding noise, "
+            "and vertical lines stand where theory, without looking at the values, "
+            "expects that fall. Dotted verticals are upper bounds only."
+        ),
+        sureness=report_sureness,
+        headline=report_headline,
+        warnings=report_warnings,
+    ),
+    RankSweep: Kind(
+        title=lambda r: f"Ranks against {_AXES.get(r.axis, r.axis)}",
+        reading=sweep_reading,
+        sureness=sweep_sureness,
+        headline=sweep_headline,
+    ),
+    SpectrumComparison: Kind(
+        title=lambda _: "Sorted eigenvalues, side by side",
+        reading=lambda _: (
+            "Magnitudes of all eigenvalues in descending order, one colour a network; "
+            "dashed verticals are predicted  Where a linear network's values fall "
+            "to rounding noise, a non-linear one's are only small."
+        ),
+        sureness=lambda _: (
+            "Eigenvalues are exact up to rounding in float64; an eigenvalue that is only "
+            "small still counts towards the rank."
+        ),
+        show_table=False,
+    ),
+    BlockPicture: Kind(
+        title=lambda _: "The matrices block by block",
+        reading=lambda _: (
+            "Each square is one matrix, entry by entry, with lines between the layers; "
+            "bright is large, dark is small, hatched paper is exactly zero. One pixel "
+            "may stand for several entries, and shows the largest."
+        ),
+        sureness=lambda _: "Entries are exact up to rounding in float64.",
+    ),
+}

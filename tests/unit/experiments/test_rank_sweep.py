@@ -206,5 +206,5 @@ def test_every_experiment_has_a_row_with_defaults_and_a_summary():
 
 
 def test_a_sweep_without_an_axis_cannot_be_made():
-    with pytest.raises(TypeError, match="abstract.*at.*values"):
+    with pytest.raises(TypeError, match=r"abstract.*at.*values"):
         RankSweepConfig()
