@@ -355,7 +355,7 @@ def _group_norm(
     x, num, eps = given["input"].detach(), given["num_groups"], given.get("eps", 1e-5)
 
     def normalised() -> Tensor:
-        return func(x, num, None, None, eps)  # type: ignore[no-any-return]
+        return func(x, num, None, None, eps)
 
     return _affine(names, given, x, normalised, channels=x.shape[1])
 
@@ -375,7 +375,7 @@ def _layer_norm(
     eps = given.get("eps", default)
 
     def normalised() -> Tensor:
-        return func(x, shape, *options, eps)  # type: ignore[no-any-return]
+        return func(x, shape, *options, eps)
 
     return _affine(names, given, x, normalised, elements=math.prod(shape))
 
