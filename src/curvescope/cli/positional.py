@@ -4,8 +4,6 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Annotated, Any
 
-import tyro
-
 from curvescope.experiments import Experiment, experiment, names
 
 
@@ -17,6 +15,8 @@ def with_positional_model(row: Experiment) -> Any:
     config: Any = row.config
     if row.prepare is None:
         return config
+    import tyro
+
     kind = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="[MODEL]")]
     default = dataclasses.field(default=config.model)
     made = dataclasses.make_dataclass(
