@@ -116,7 +116,7 @@ def test_a_killed_writer_leaves_whole_rows(tmp_path):
     )
     assert writer.stdout.readline() == b"ready\n"
     deadline = time.monotonic() + 30
-    while (tmp_path / FILE).stat().st_size < 50_000 and time.monotonic() < deadline:
+    while (tmp_path / FILE).stat().st_size < 25_000 and time.monotonic() < deadline:
         time.sleep(0.01)
     writer.send_signal(signal.SIGKILL)
     writer.wait()

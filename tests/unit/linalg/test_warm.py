@@ -15,7 +15,9 @@ from curvescope.linop import aslinearoperator
 N = 200
 
 
-def spectrum(dtype=torch.float64, *, top=(50.0, 31.0, 20.0, -26.0, 12.0)):
+def spectrum(
+    dtype=torch.float64, *, top=(50.0, 31.0, 20.0, -26.0, 12.0, -40.0, -18.0, -12.0)
+):
     """Return eigenvalues with a few outliers over a bulk of both signs."""
     bulk = torch.linspace(-1.0, 3.0, N - len(top), dtype=dtype)
     return torch.cat([torch.tensor(top, dtype=dtype), bulk])
