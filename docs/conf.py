@@ -32,6 +32,7 @@ nitpick_ignore_regex = [
     ("py:.*", r"curvescope\.problem\.batches\..*"),
     ("py:.*", r"curvescope\.exact\.(network|activations)\..*"),
     ("py:.*", r"curvescope\.experiments\.base\..*"),
+    ("py:.*", r"curvescope\.analysis\.tracking_.*"),
 ]
 
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]

@@ -1,7 +1,6 @@
 """Norms of every layer's own block, at one moment of a training."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -9,6 +8,7 @@ import torch
 from torch import Tensor
 
 from curvescope._core.random import gaussian
+from curvescope.analysis.layer_groups import restricted
 from curvescope.curvature import GGN, FunctionalHessian
 from curvescope.exact import own_blocks, own_blocks_in_turn
 from curvescope.problem import Problem
@@ -49,9 +49,11 @@ class LayerPrices:
 def layer_prices(problem: Problem) -> LayerPrices:
     """Find which layers the chain rule gives exactly, from a look at two samples."""
     sizes = {
-        name: _part(problem, names).num_params
+        name: restricted(problem, names).num_params
         for name, names in problem.layers().items()
     }
+    if problem.layout.entries is not None:  # the chain rule gives whole layers
+        return LayerPrices(sizes, 0)
     try:
         found = own_blocks(_first_samples(problem))
     except ValueError:  # two samples may leave nothing to divide by
@@ -94,7 +96,7 @@ def layer_norms(
     left_out = {n: members for n, members in groups.items() if n not in found}
     sizes = {}
     for name, members in left_out.items():
-        part = _part(problem, members)
+        part = restricted(problem, members)
         sizes[name] = part.num_params
         found[name] = _probed(part, num_probes, generator)
     spent = LayerPrices(sizes, passes)
@@ -103,11 +105,6 @@ def layer_norms(
         "gradients": spent.gradients(num_probes),
     }
     return {name: found[name] for name in groups}, cost
-
-
-def _part(problem: Problem, names: Sequence[str]) -> Problem:
-    chosen = frozenset(names)
-    return problem.select(lambda name, _: name in chosen)
 
 
 def _probed(part: Problem, num_probes: int, generator: torch.Generator) -> Norms:

@@ -203,6 +203,21 @@ def test_layers_norms_are_those_of_the_dense_blocks():
     assert curve.layers == ("0", "2")
 
 
+def test_norms_of_a_masked_layer_are_those_of_its_selected_entries():
+    model = nn.Sequential(nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 3)).double()
+    mask = torch.zeros(4, 5, dtype=torch.bool)
+    mask[:2, :3] = True
+    data = (PROBE[0].double(), PROBE[1])
+    problem = cs.Problem(model, "cross_entropy", data, params={"0.weight": mask})
+    expected = float(dense(problem).norm())
+
+    # Six entries take six columns: nothing is left to chance.
+    tracker = cs.track(problem, every=1, k=1, measures=["layers"], num_probes=6)
+    tracker.step(0)
+
+    assert tracker.result().layer_norms[0, 0, 0].item() == pytest.approx(expected)
+
+
 def test_warm_starts_halve_the_products_on_a_network_in_training():
     images, labels = data.load("digits", num_samples=400, normalize="half").tensors()
     products = {}
