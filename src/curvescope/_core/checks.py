@@ -4,10 +4,16 @@ Checks run at the public boundary; inner code trusts its input.
 """
 
 import math
+import os
 from collections.abc import Collection, Iterable
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
+import numpy as np
+import torch
 from torch import Tensor
+
+Kind = TypeVar("Kind")
 
 
 def message(argument: str, contract: str, got: object, remedy: str = "") -> str:
@@ -46,6 +52,8 @@ def real(
     remedy: str = "",
 ) -> float:
     """Return ``value`` as a finite ``float``, above ``minimum`` where one is given."""
+    if isinstance(value, (bool, np.bool_, str, bytes)):  # `float` would take these
+        raise TypeError(message(argument, "be a number", describe(value), remedy))
     try:
         number = float(value)
     except (TypeError, ValueError):
@@ -58,6 +66,61 @@ def real(
         text = message(argument, f"be {relation} {minimum:g}", number, remedy)
         raise ValueError(text)
     return number
+
+
+def real_tensor(argument: str, value: Any, *, remedy: str = "") -> Tensor:
+    """Return real numbers of any shape, float64 on the CPU, without their graph.
+
+    Nothing is dropped on the way: neither imaginary parts nor digits of a list's.
+    """
+    contract = "hold real numbers"
+    if isinstance(value, Tensor):
+        if value.is_complex():
+            remedy = remedy or "Pass real and imaginary parts, each as real numbers."
+            raise TypeError(message(argument, contract, describe(value), remedy))
+        return value.detach().to(device="cpu", dtype=torch.float64)
+    try:
+        array = np.asarray(value)
+    except (TypeError, ValueError):  # rows of different lengths
+        text = message(argument, contract, describe(value), remedy)
+        raise TypeError(text) from None
+    if array.dtype.kind not in "biuf":
+        if array.dtype.kind == "c":
+            remedy = remedy or "Pass real and imaginary parts, each as real numbers."
+        raise TypeError(message(argument, contract, describe(value), remedy))
+    return torch.from_numpy(array.astype(np.float64))
+
+
+def instance(
+    argument: str, value: Any, kinds: type[Kind] | tuple[type[Kind], ...], remedy: str
+) -> Kind:
+    """Return ``value`` if it is of one of these classes."""
+    if isinstance(value, kinds):
+        return value
+    each = kinds if isinstance(kinds, tuple) else (kinds,)
+    contract = f"be {' or '.join(f'a {kind.__name__}' for kind in each)}"
+    raise TypeError(message(argument, contract, describe(value), remedy))
+
+
+def writable_folder(argument: str, value: Any) -> Path:
+    """Return a folder as a path, made if it is not there.
+
+    Raises:
+        TypeError: If it is no path.
+        OSError: If it cannot be made or written into.
+    """
+    if not isinstance(value, (str, os.PathLike)):
+        raise TypeError(message(argument, "be a path", describe(value)))
+    path, reason = Path(value), "no permission to write"
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        good = os.access(path, os.W_OK | os.X_OK)
+    except OSError as error:
+        good, reason = False, error.strerror or str(error)
+    if not good:
+        contract = "be a folder that can be made and written into"
+        raise OSError(message(argument, contract, f"{str(path)!r} ({reason})"))
+    return path
 
 
 def one_of(argument: str, value: Any, options: Collection[Any]) -> Any:

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from curvescope._core.checks import instance
+
 DEFAULT_SEED = 20200720
 
 
@@ -13,7 +15,8 @@ def resolve_generator(generator: torch.Generator | None) -> torch.Generator:
     same probes on every device.
     """
     if generator is not None:
-        return generator
+        remedy = "Make one: `torch.Generator().manual_seed(0)`."
+        return instance("generator", generator, torch.Generator, remedy)
     return torch.Generator().manual_seed(DEFAULT_SEED)
 
 

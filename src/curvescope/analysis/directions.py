@@ -5,7 +5,7 @@ Whatever they come from, a set of directions leaves this file orthonormal.
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import final
 
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from curvescope._core.checkpoint import Checkpoint
 from curvescope._core.checks import describe, message, one_of
+from curvescope._core.fingerprints import checksum
 from curvescope._core.random import gaussian
 from curvescope.curvature import Hessian
 from curvescope.exact import matrices
@@ -27,6 +28,8 @@ SPECTRAL = ("top", "bottom", "complement")
 # The largest Hessian that is diagonalised unasked: by closed forms, column by column.
 _DENSE_CLOSED_FORM = 4096
 _DENSE_AUTODIFF = 1024
+# How far from orthonormal eigenvectors may be: far above rounding in float32.
+_ORTHONORMAL = 1e-3
 # Below this part of a direction outside the others', the plane is rounding noise.
 _INDEPENDENT = 1e-4
 
@@ -120,7 +123,47 @@ def check_eigenpairs(problem: Problem, pairs: Eigenpairs) -> Eigenpairs:
         got = "those of other weights, data or settings"
         remedy = "Compute them again, for this problem."
         raise ValueError(message("eigenpairs", "be of this very problem", got, remedy))
+    gram = vectors.T @ vectors
+    gram.diagonal().sub_(1.0)
+    off = float(gram.abs().max()) if gram.numel() else 0.0
+    if not off <= _ORTHONORMAL:
+        got = f"products that are off by up to {off:.2g}"
+        remedy = "Orthonormalise them: `torch.linalg.qr` of the vectors."
+        contract = "hold orthonormal eigenvectors"
+        raise ValueError(message("eigenpairs", contract, got, remedy))
     return pairs
+
+
+def check_bottom(
+    problem: Problem, pairs: Eigenpairs | None, names: Iterable[object]
+) -> None:
+    """Refuse ``"bottom"`` where only some eigenpairs are, or would be, there.
+
+    The net's size decides it, so that nothing need be computed before.
+
+    Raises:
+        ValueError: If the flattest eigenvectors are out of reach.
+    """
+    if "bottom" not in [name for name in names if isinstance(name, str)]:
+        return
+    if is_dense(problem) if pairs is None else is_whole(problem, pairs):
+        return
+    some = "the largest" if pairs is None else str(len(pairs.eigenvalues))
+    got = f'"bottom" with {some} of {problem.num_params} eigenpairs'
+    remedy = (
+        'Use "complement", random directions orthogonal to the top eigenvectors, or '
+        "a problem of fewer parameters (`problem.select(...)`)."
+    )
+    contract = "not need the flattest eigenvectors of a large net"
+    raise ValueError(message("directions", contract, got, remedy))
+
+
+def pairs_checksum(pairs: Eigenpairs | None) -> str | None:
+    """Return a hash of eigenvalues and vectors, of which saved numbers depend."""
+    if pairs is None:
+        return None
+    vectors = [] if pairs.eigenvectors is None else [pairs.eigenvectors]
+    return checksum([pairs.eigenvalues, *vectors])
 
 
 def by_magnitude(problem: Problem, pairs: Eigenpairs) -> tuple[Tensor, Tensor]:
@@ -150,14 +193,7 @@ def subspace(
         raise ValueError(message(f"num_{name}", contract, num))
     if name == "top":
         return values[:num], vectors[:, :num]
-    if not is_whole(problem, pairs):
-        got = f'"bottom" with {len(values)} of {problem.num_params} eigenpairs'
-        remedy = (
-            'Use "complement", random directions orthogonal to the top eigenvectors, or '
-            "a problem of fewer parameters (`problem.select(...)`)."
-        )
-        contract = "not need the flattest eigenvectors of a large net"
-        raise ValueError(message("directions", contract, got, remedy))
+    check_bottom(problem, pairs, [name])
     return values[-num:].flip(0), vectors[:, -num:].flip(1)
 
 
@@ -325,6 +361,9 @@ def find_directions(
 
 
 def _given(problem: Problem, directions: Tensor) -> tuple[Tensor, list[str]]:
+    if directions.is_complex():
+        got = describe(directions)
+        raise TypeError(message("directions", "hold real numbers", got))
     V = directions[:, None] if directions.ndim == 1 else directions
     if V.ndim != 2 or V.shape[0] != problem.num_params:
         contract = f"have {problem.num_params} rows, one a selected parameter"

@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import final
@@ -10,16 +10,26 @@ from typing import final
 import torch
 from torch import Tensor
 
-from curvescope._core.checks import describe, message, one_of, positive_int, unique
+from curvescope._core.checks import (
+    describe,
+    message,
+    one_of,
+    positive_int,
+    real_tensor,
+    unique,
+    writable_folder,
+)
 from curvescope._core.fingerprints import checksum, combine
 from curvescope._core.memory import peak_memory
 from curvescope._core.random import gaussian, resolve_generator
 from curvescope.analysis.directions import (
     SPECTRAL,
     by_magnitude,
+    check_bottom,
     check_eigenpairs,
     eigenbasis,
     is_whole,
+    pairs_checksum,
     projected_off,
     subspace,
 )
@@ -108,15 +118,21 @@ def homogeneity(
     seed = int(torch.randint(2**62, (1,), generator=generator, device=generator.device))
     key = combine("homogeneity", [sheet.fingerprint for sheet in sheets], seed)
     cost = Cost()
-    kinds = (directions,) if isinstance(directions, str) else directions
+    kinds = _checked_kinds(directions)
+    if eigenpairs is not None:
+        check_eigenpairs(problem, eigenpairs)
+    check_bottom(problem, eigenpairs, kinds or ())
+    if folder is not None:
+        folder = writable_folder("folder", folder)
+    # Those that are given decide the directions; others follow from all the rest.
+    given = pairs_checksum(eigenpairs)
     if eigenpairs is None and (kinds is None or set(kinds) & set(SPECTRAL)):
         store = inner(folder, "eigenpairs", combine(key, num_pairs))
         eigenpairs = eigenbasis(
             problem, max(num_pairs, num_top), checkpoint=store, generator=generator
         )
         cost = eigenpairs.cost
-    if eigenpairs is not None:
-        check_eigenpairs(problem, eigenpairs)
+        given = f"the {max(num_pairs, num_top)} largest"
     spaces = _spaces(problem, eigenpairs, kinds, num_top, num_bottom)
     draws = _Draws(problem, spaces, num_draws, seed)
     values = evaluate_rows(
@@ -124,7 +140,9 @@ def homogeneity(
         lambda place: (draws.vector(place), steps[:, None]),
         shape=(len(spaces) * num_draws, len(steps)),
         description="homogeneity",
-        checkpoint=inner(folder, "rows", combine(key, checksum([steps]), draws.key())),
+        checkpoint=inner(
+            folder, "rows", combine(key, checksum([steps]), draws.key(), given)
+        ),
     )
     curvatures = draws.curvatures()
     for sheet in sheets:
@@ -216,12 +234,28 @@ class _Draws:
 
 
 def _checked_steps(step_lengths: Sequence[float] | Tensor) -> Tensor:
-    steps = torch.as_tensor(step_lengths, dtype=torch.float64).reshape(-1).cpu()
+    steps = real_tensor("step_lengths", step_lengths).reshape(-1)
     good = len(steps) > 0 and bool((torch.isfinite(steps) & (steps > 0)).all())
     if not good:
         got = describe(step_lengths)
         raise ValueError(message("step_lengths", "be finite and above 0", got))
     return steps.unique(sorted=True)
+
+
+def _checked_kinds(directions: Sequence[str] | None) -> tuple[str, ...] | None:
+    if directions is None:
+        return None
+    names = (directions,) if isinstance(directions, str) else directions
+    contract = f"name one or more of {', '.join(KINDS)}"
+    if not isinstance(names, Iterable):
+        raise TypeError(message("directions", contract, describe(directions)))
+    names = tuple(names)
+    if not names:
+        remedy = "Leave it out for the default."
+        raise ValueError(message("directions", contract, "none", remedy))
+    for name in unique("directions", names):
+        one_of("directions", name, KINDS)
+    return names
 
 
 def _check_problems(problem: Problem, test: Problem | None) -> None:
@@ -252,8 +286,7 @@ def _spaces(
         num_bottom = max(1, size // 2)
     num_bottom = positive_int("num_bottom", num_bottom)
     spaces = []
-    for kind in unique("directions", directions):
-        one_of("directions", kind, KINDS)
+    for kind in directions:
         if kind == "random":
             spaces.append(_Space(kind, size, None))
             continue

@@ -9,15 +9,23 @@ import torch
 from torch import Tensor
 
 from curvescope._core.checkpoint import Checkpoint
-from curvescope._core.checks import describe, message, positive_int, real
+from curvescope._core.checks import (
+    describe,
+    message,
+    positive_int,
+    real,
+    writable_folder,
+)
 from curvescope._core.fingerprints import checksum, combine
 from curvescope._core.memory import peak_memory
 from curvescope._core.random import resolve_generator
 from curvescope.analysis.directions import (
     Directions,
     Finder,
+    check_bottom,
     check_eigenpairs,
     find_directions,
+    pairs_checksum,
 )
 from curvescope.analysis.displacement import Displacements, evaluate_rows
 from curvescope.curvature import Hessian
@@ -101,6 +109,9 @@ def loss_surface(
     began = time.perf_counter()
     if eigenpairs is not None:
         check_eigenpairs(problem, eigenpairs)
+    check_bottom(problem, eigenpairs, _each(directions))
+    if folder is not None:
+        folder = writable_folder("folder", folder)
     sheet = Displacements(problem)
     key = combine(
         "loss surface",
@@ -108,7 +119,7 @@ def loss_surface(
         _spelled(directions),
         num_top,
         checksum([generator.get_state()]),
-        None if eigenpairs is None else checksum([eigenpairs.eigenvalues]),
+        pairs_checksum(eigenpairs),
     )
     finder = Finder(
         problem, num_top, generator, eigenpairs, inner(folder, "eigenpairs", key)
@@ -222,7 +233,9 @@ def _num_dims(
         own = 2 if num_dims is None else num_dims
     elif isinstance(directions, Tensor):
         own = 1 if directions.ndim == 1 else directions.shape[-1]
-    elif isinstance(directions, Sequence):
+    elif isinstance(directions, Sequence) and all(
+        isinstance(d, (str, Tensor)) for d in directions
+    ):
         own = len(directions)
     else:
         contract = "be a name, a tensor or a sequence of these"
@@ -269,8 +282,15 @@ def _axes(
     )
 
 
+def _each(
+    directions: str | Tensor | Sequence[str | Tensor],
+) -> Sequence[str | Tensor]:
+    return [directions] if isinstance(directions, (str, Tensor)) else directions
+
+
 def _spelled(directions: str | Tensor | Sequence[str | Tensor]) -> list[str]:
     """Name the directions; tensors by their hash."""
-    if isinstance(directions, (str, Tensor)):
-        directions = [directions]
-    return [d if isinstance(d, str) else f"tensor {checksum([d])}" for d in directions]
+    return [
+        d if isinstance(d, str) else f"tensor {checksum([d])}"
+        for d in _each(directions)
+    ]

@@ -1,6 +1,8 @@
 """Steps along kinds of directions: copies of the model, linear nets, known subspaces."""
 
 import copy
+import dataclasses
+import math
 
 import pytest
 import torch
@@ -8,7 +10,7 @@ from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from curvescope.analysis import homogeneity
-from curvescope.curvature import Hessian
+from curvescope.curvature import GGN, Hessian
 from curvescope.linalg import eigsh
 from curvescope.problem import Problem
 from curvescope.results import load
@@ -280,3 +282,68 @@ def test_other_data_must_be_of_the_same_model():
         homogeneity(make(), test=make())
     with pytest.raises(TypeError, match="`test` must be a Problem"):
         homogeneity(make(), test=net())
+
+
+def test_saved_rows_of_other_eigenpairs_are_not_taken(tmp_path):
+    problem = make()
+    of_ggn = eigsh(GGN(problem), k=6)
+    of_hessian = eigsh(Hessian(problem), k=6)
+
+    def measure(pairs, folder=None):
+        return homogeneity(
+            problem,
+            num_top=2,
+            directions=["top"],
+            num_draws=2,
+            step_lengths=[1.0],
+            eigenpairs=pairs,
+            folder=folder,
+        ).losses["top"]
+
+    first = measure(of_ggn, tmp_path)
+    second = measure(of_hessian, tmp_path)
+
+    assert not torch.allclose(first, measure(of_hessian), atol=1e-6)
+    assert torch.equal(second, measure(of_hessian))
+    # The same values with other vectors are others too.
+    turned = dataclasses.replace(
+        of_hessian, eigenvectors=of_hessian.eigenvectors.flip(1)
+    )
+    assert torch.equal(measure(turned, tmp_path), measure(turned))
+
+
+def test_eigenvectors_that_are_not_orthonormal_are_refused():
+    problem = make()
+    pairs = eigsh(Hessian(problem), k=4)
+    for vectors in (3.0 * pairs.eigenvectors, pairs.eigenvectors * math.nan):
+        other = dataclasses.replace(pairs, eigenvectors=vectors)
+        with pytest.raises(ValueError, match="hold orthonormal eigenvectors"):
+            homogeneity(problem, eigenpairs=other)
+
+
+def test_bottom_of_a_large_net_is_refused_before_anything_is_computed(monkeypatch):
+    def never(*_, **__):
+        raise AssertionError
+
+    monkeypatch.setattr("curvescope.analysis.directions._DENSE_AUTODIFF", 8)
+    monkeypatch.setattr("curvescope.analysis.directions._DENSE_CLOSED_FORM", 8)
+    monkeypatch.setattr("curvescope.analysis.directions.eigsh", never)
+
+    with pytest.raises(ValueError, match="not need the flattest eigenvectors"):
+        homogeneity(make(), directions=["random", "bottom"])
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "text"),
+    [
+        ({"step_lengths": "ab"}, TypeError, "`step_lengths` must hold real numbers"),
+        ({"directions": []}, ValueError, "`directions` must name one or more"),
+        ({"directions": 3}, TypeError, "`directions` must name one or more"),
+        ({"generator": 3}, TypeError, "`generator` must be a Generator"),
+        ({"folder": 5}, TypeError, "`folder` must be a path"),
+        ({"folder": "/proc/x"}, OSError, "`folder` must be a folder that can"),
+    ],
+)
+def test_wrong_kinds_of_arguments_are_named(options, kind, text):
+    with pytest.raises(kind, match=text):
+        homogeneity(make(), **options)

@@ -1,6 +1,7 @@
 """Surfaces against copies of the model that were written into, and closed forms."""
 
 import copy
+import dataclasses
 
 import numpy as np
 import pytest
@@ -450,3 +451,56 @@ def test_wrong_arguments_are_named(options, text):
         loss_surface(problem, **options)
     with pytest.raises(TypeError, match="`problem` must be a Problem"):
         loss_surface(problem.model)
+
+
+def test_saved_directions_of_other_eigenvectors_are_not_taken(tmp_path):
+    problem = make()
+    pairs = eigsh(Hessian(problem), k=4)
+    turned = dataclasses.replace(pairs, eigenvectors=pairs.eigenvectors.flip(1))
+    options = {"num_dims": 1, "num_points": 3, "folder": tmp_path}
+    loss_surface(problem, eigenpairs=pairs, **options)
+
+    found = loss_surface(problem, eigenpairs=turned, **options)
+
+    options["folder"] = None
+    fresh = loss_surface(problem, eigenpairs=turned, **options)
+    assert torch.equal(found.losses, fresh.losses)
+    other = loss_surface(problem, eigenpairs=pairs, **options)
+    assert not torch.allclose(found.losses, other.losses, atol=1e-6)
+
+
+@pytest.mark.parametrize("directions", ["bottom", ["gradient", "bottom"]])
+def test_bottom_of_a_large_net_is_refused_before_the_eigensolver(
+    monkeypatch, directions
+):
+    def never(*_, **__):
+        raise AssertionError
+
+    monkeypatch.setattr("curvescope.analysis.directions._DENSE_AUTODIFF", 8)
+    monkeypatch.setattr("curvescope.analysis.directions._DENSE_CLOSED_FORM", 8)
+    monkeypatch.setattr("curvescope.analysis.directions.eigsh", never)
+
+    with pytest.raises(ValueError, match="not need the flattest eigenvectors"):
+        loss_surface(make(), directions=directions)
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "text"),
+    [
+        ({"directions": [None, "top"]}, TypeError, "`directions` must be a name"),
+        (
+            {"directions": torch.ones(43, dtype=torch.complex64)},
+            TypeError,
+            "`directions` must hold real numbers",
+        ),
+        ({"generator": 3}, TypeError, "`generator` must be a Generator"),
+        ({"extent": "1"}, TypeError, "`extent` must be a number"),
+        ({"folder": 5}, TypeError, "`folder` must be a path"),
+        ({"folder": "/proc/x"}, OSError, "`folder` must be a folder that can"),
+    ],
+)
+def test_wrong_kinds_of_arguments_are_named(options, kind, text):
+    with pytest.raises(kind, match=text):
+        loss_surface(
+            make(), **{"num_dims": 1 if "extent" in options else None, **options}
+        )
