@@ -2,8 +2,9 @@ r"""How far a posterior has contracted: effective dimensions of its covariances.
 
 from torch import Tensor
 
-from curvescope._core.checks import real
+from curvescope._core.checks import instance, real
 from curvescope.bayes.left_out import LeftOut, posterior_sum
+from curvescope.bayes.linear import linear_only
 from curvescope.results import Estimate, LaplacePosterior, LinearPosterior
 
 
@@ -41,10 +42,12 @@ def covariance_effective_dimension(
     """
     z = real("z", z, minimum=0.0, strict=True)
     quantity = "effective dimension of the posterior covariance"
+    remedy = "Compute one: `linear_posterior(...)` or `laplace(...)`."
+    instance("posterior", posterior, (LinearPosterior, LaplacePosterior), remedy)
     if isinstance(posterior, LinearPosterior):
         v, prior = posterior.variances, posterior.prior_variance
         value = float((v / (v + z)).sum())
-        value += posterior.num_prior_directions * (prior / (prior + z))
+        value += posterior.num_beyond * (prior / (prior + z))
         return _exact(posterior, quantity, value)
     delta = posterior.prior_precision
     at_prior = 1.0 / (1.0 + z * delta)
@@ -95,6 +98,7 @@ def function_effective_dimension(posterior: LinearPosterior, *, z: float) -> Est
         the Hessian's.
     """
     z = real("z", z, minimum=0.0, strict=True)
+    linear_only(posterior)
     values = posterior.noise_variance * posterior.determined
     quantity = "effective dimension of the function covariance"
     return _exact(posterior, quantity, float((values / (values + z)).sum()))

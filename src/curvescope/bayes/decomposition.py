@@ -26,6 +26,7 @@ class DesignSVD:
         left: Orthonormal columns.
         values: Singular values; exact zeros may be left out.
         right: Orthonormal rows.
+        rank: How many of them are above rounding.
         rounding: Bound on the error of ``s^2 / (s^2 + scale^2)`` of each.
         method: ``"svd"`` or ``"jacobi"``.
     """
@@ -33,6 +34,7 @@ class DesignSVD:
     left: Tensor
     values: Tensor
     right: Tensor
+    rank: int
     rounding: float
     method: str
 
@@ -65,7 +67,7 @@ def design_svd(A: Tensor, *, scale: float) -> DesignSVD:
     largest = float(A.abs().max()) if A.numel() else 0.0
     if largest == 0.0:
         return DesignSVD(
-            A.new_zeros(n, 0), A.new_zeros(0), A.new_zeros(0, p), 0.0, "svd"
+            A.new_zeros(n, 0), A.new_zeros(0), A.new_zeros(0, p), 0, 0.0, "svd"
         )
     # A power of two costs no digit, and squares neither overflow nor underflow.
     unit = 2.0 ** math.floor(math.log2(largest))
@@ -75,10 +77,22 @@ def design_svd(A: Tensor, *, scale: float) -> DesignSVD:
     size = math.sqrt(max(n, p))
     rounding = size * eps * float(values[0]) * (unit / scale)
     if rounding <= ROUNDING_ALLOWED:
-        return DesignSVD(left, values * unit, right, rounding, "svd")
+        rank = _above_rounding(values, max(n, p))
+        return DesignSVD(left, values * unit, right, rank, rounding, "svd")
+    # A rank does not depend on the columns' scale, what rounding hides of it does.
+    norms = torch.linalg.vector_norm(B, dim=0)
+    level = B / torch.where(norms > 0.0, norms, 1.0)
+    rank = _above_rounding(torch.linalg.svdvals(level), max(n, p))
     left, values, right, condition = _graded(B)
     rounding = min(1.0, size * eps * condition)
-    return DesignSVD(left, values * unit, right, rounding, "jacobi")
+    rank = min(rank, len(values))
+    return DesignSVD(left, values * unit, right, rank, rounding, "jacobi")
+
+
+def _above_rounding(values: Tensor, size: int) -> int:
+    """Return the numerical rank, by the usual threshold."""
+    eps = torch.finfo(values.dtype).eps
+    return int((values > size * eps * values.max()).sum())
 
 
 def _graded(A: Tensor) -> tuple[Tensor, Tensor, Tensor, float]:

@@ -1,16 +1,19 @@
 """The identities of the Bayesian linear model, each side by its own computation.
 
-Left sides come from definitions, by dense inverses and determinants; right sides from
-the singular values that `linear_posterior` uses.
+Left sides come from definitions, by dense triangular factors; right sides from the
+singular values that `linear_posterior` uses. Neither squares the features: a QR of them
+stacked on the prior's root has the square root of the precision's condition.
 """
 
 import math
 import time
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, final
 
 import torch
 from torch import Tensor
 
+from curvescope._core.checks import real_tensor
 from curvescope.bayes.contraction import (
     covariance_effective_dimension,
     function_effective_dimension,
@@ -36,8 +39,8 @@ def posterior_identities(
         noise_variance: sigma squared.
 
     Returns:
-        One row an identity; differences are rounding, relative to the condition of the
-        dense left sides.
+        One row an identity. Differences are rounding: of the condition of the design
+        stacked on the prior, ``sqrt(1 + largest eigenvalue * prior_variance)``.
 
     Raises:
         ValueError: If shapes do not fit, or a variance is not above 0.
@@ -65,7 +68,7 @@ def posterior_identities(
         noise_variance=noise_variance,
     )
     Phi = matrix("features", features)
-    y = torch.as_tensor(targets, dtype=torch.float64).detach().cpu()
+    y = real_tensor("targets", targets)
     rows = (*_contraction(at, Phi), *_evidence(at, Phi, y), *_invariances(at, Phi, y))
     return IdentityTable(
         of=at.of,
@@ -75,52 +78,73 @@ def posterior_identities(
     )
 
 
-def _covariance(at: LinearPosterior, Phi: Tensor) -> Tensor:
-    precision = Phi.T @ Phi / at.noise_variance
-    precision.diagonal().add_(1.0 / at.prior_variance)
-    inverse: Tensor = torch.linalg.inv(precision)
-    return (inverse + inverse.T) / 2.0
+@final
+@dataclass(frozen=True)
+class _Stacked:
+    """``A`` on top of the identity, as ``Q R``: ``R' R = A' A + I``.
+
+    Attributes:
+        top: The rows of Q beside A: ``A (A' A + I)^-1 A' = top top'``.
+        bottom: The others: ``(A' A + I)^-1 = bottom bottom'``.
+        R: Upper triangular.
+    """
+
+    top: Tensor
+    bottom: Tensor
+    R: Tensor
+
+    @staticmethod
+    def of(A: Tensor) -> "_Stacked":
+        unit = torch.eye(A.shape[1], dtype=A.dtype)
+        Q, R = torch.linalg.qr(torch.cat([A, unit]))
+        return _Stacked(Q[: len(A)], Q[len(A) :], R)
+
+    def log_determinant(self) -> float:
+        """Return ``ln det (A' A + I)``."""
+        return 2.0 * float(self.R.diagonal().abs().log().sum())
 
 
-def _kernel(at: LinearPosterior, Phi: Tensor, *, prior: float) -> Tensor:
-    K = prior * (Phi @ Phi.T)
-    K.diagonal().add_(at.noise_variance)
-    return K
+def _precision(at: LinearPosterior, Phi: Tensor) -> _Stacked:
+    """Factor the posterior's precision times the prior's variance."""
+    return _Stacked.of(math.sqrt(at.prior_variance / at.noise_variance) * Phi)
+
+
+def _kernel(at: LinearPosterior, Phi: Tensor, *, growth: float = 1.0) -> _Stacked:
+    """Factor ``K / noise + I``, with the prior's variance ``growth`` times as large."""
+    ratio = growth * at.prior_variance / at.noise_variance
+    return _Stacked.of(math.sqrt(ratio) * Phi.T)
 
 
 def _contraction(at: LinearPosterior, Phi: Tensor) -> list[Identity]:
-    n, p = Phi.shape
+    p = at.num_params
     prior, noise, gamma = at.prior_variance, at.noise_variance, at.effective_dimension
-    S = _covariance(at, Phi)
-    hat = Phi @ S @ Phi.T / noise
-    kernel = prior * (Phi @ Phi.T)
-    smoother = torch.linalg.solve(_kernel(at, Phi, prior=prior), kernel)
-    values = torch.linalg.eigvalsh(S)
-    unmoved = int((values > prior * (1.0 - _UNMOVED)).sum())
-    expected = at.num_prior_directions + int((at.determined < _UNMOVED).sum())
+    precision, kernel = _precision(at, Phi), _kernel(at, Phi)
+    hat = float(precision.top.square().sum())
+    kept = torch.linalg.svdvals(precision.bottom).square()
+    unmoved = int((kept > 1.0 - _UNMOVED).sum())
+    expected = at.num_beyond + int((at.determined < _UNMOVED).sum())
     on_data = float(predict(at, Phi).variance.sum())
     return [
         Identity(
             name="tr Cov(prior) - tr Cov(posterior) = prior variance * N_eff",
-            left=p * prior - float(S.trace()),
+            left=prior * (p - float(precision.bottom.square().sum())),
             right=at.contraction,
         ),
-        Identity(
-            name="tr of the hat matrix = N_eff", left=float(hat.trace()), right=gamma
-        ),
+        Identity(name="tr of the hat matrix = N_eff", left=hat, right=gamma),
         Identity(
             name="tr K (K + noise I)^-1 = N_eff, K = prior variance * Phi Phi'",
-            left=float(smoother.trace()),
+            left=float(kernel.top.square().sum()),
             right=gamma,
         ),
         Identity(
             name="n - tr of the hat matrix = n - N_eff",
-            left=n - float(hat.trace()),
+            # tr noise (K + noise I)^-1: the difference itself would lose its digits.
+            left=float(kernel.bottom.square().sum()),
             right=at.residual_degrees_of_freedom,
         ),
         Identity(
             name="sum of predictive variances on the data = noise * N_eff",
-            left=float((Phi @ S @ Phi.T).trace()),
+            left=noise * hat,
             right=on_data,
         ),
         Identity(
@@ -132,18 +156,18 @@ def _contraction(at: LinearPosterior, Phi: Tensor) -> list[Identity]:
 
 
 def _evidence(at: LinearPosterior, Phi: Tensor, y: Tensor) -> list[Identity]:
-    n = len(y)
-    K = _kernel(at, Phi, prior=at.prior_variance)
-    quadratic = float(y @ torch.linalg.solve(K, y))
-    density = -0.5 * (n * math.log(2 * math.pi) + float(torch.logdet(K)) + quadratic)
-    S = _covariance(at, Phi)
-    growth = at.num_params * math.log(at.prior_variance) - float(torch.logdet(S))
+    n, noise = len(y), at.noise_variance
+    kernel = _kernel(at, Phi)
+    white = torch.linalg.solve_triangular(kernel.R.T, y[:, None], upper=False)
+    quadratic = float((white / math.sqrt(noise)).square().sum())
+    scale = n * math.log(2.0 * math.pi * noise)
+    density = -0.5 * (scale + kernel.log_determinant() + quadratic)
+    growth = _precision(at, Phi).log_determinant()
 
     def occam(step: float) -> float:
-        moved = _kernel(at, Phi, prior=at.prior_variance * math.exp(step))
-        return -0.5 * (float(torch.logdet(moved)) - n * math.log(at.noise_variance))
+        return -0.5 * _kernel(at, Phi, growth=math.exp(step)).log_determinant()
 
-    h = 2e-3
+    h = 2e-2
     # Central differences, extrapolated: the error is of sixth order in h.
     slopes = [(occam(k * h) - occam(-k * h)) / (2 * k * h) for k in (1, 2, 3)]
     derivative = 1.5 * slopes[0] - 0.6 * slopes[1] + 0.1 * slopes[2]
@@ -173,14 +197,14 @@ def _evidence(at: LinearPosterior, Phi: Tensor, y: Tensor) -> list[Identity]:
 
 def _invariances(at: LinearPosterior, Phi: Tensor, y: Tensor) -> list[Identity]:
     prior, noise = at.prior_variance, at.noise_variance
-    S = _covariance(at, Phi)
+    precision = _precision(at, Phi)
     z = prior
-    precisions = 1.0 / torch.linalg.eigvalsh(S)
+    precisions = torch.linalg.svdvals(precision.R).square() / prior
     inverse = float((precisions / (precisions + 1.0 / z)).sum())
     scaled = linear_posterior(
         3.0 * Phi, y, prior_variance=prior, noise_variance=9.0 * noise
     )
-    values = torch.linalg.eigvalsh(Phi @ S @ Phi.T).clamp_min(0.0)
+    values = noise * torch.linalg.svdvals(precision.top).square()
     return [
         Identity(
             name="N_eff(Cov, z) + N_eff(Cov^-1, 1/z) = p",

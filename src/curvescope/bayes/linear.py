@@ -19,7 +19,15 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from curvescope._core.checks import describe, message, positive_int, real, unique
+from curvescope._core.checks import (
+    describe,
+    instance,
+    message,
+    positive_int,
+    real,
+    real_tensor,
+    unique,
+)
 from curvescope._core.errors import AccuracyWarning
 from curvescope.bayes.decomposition import ROUNDING_ALLOWED, DesignSVD, design_svd
 from curvescope.results import (
@@ -97,7 +105,7 @@ class _Design:
     def of(features: Any, targets: Any) -> "_Design":
         """Check and promote."""
         Phi = matrix("features", features)
-        y = torch.as_tensor(targets, dtype=torch.float64).detach().cpu()
+        y = real_tensor("targets", targets)
         if y.shape != Phi.shape[:1]:
             contract = f"have shape ({len(Phi)},), one number a row of `features`"
             raise ValueError(message("targets", contract, tuple(y.shape)))
@@ -157,6 +165,7 @@ class _Design:
             num_observations=n,
             mean=mean,
             singular_values=s,
+            rank=svd.rank,
             directions=svd.right,
             projections=c,
             determined=determined,
@@ -310,9 +319,10 @@ def posterior_covariance(posterior: LinearPosterior) -> Tensor:
         >>> posterior_covariance(at).diagonal()
         tensor([0.5000, 1.0000], dtype=torch.float64)
     """
+    linear_only(posterior)
     V = posterior.directions
     covariance = (V.T * posterior.variances) @ V
-    if posterior.num_prior_directions:
+    if posterior.num_beyond:
         # The projector as its own square: differences of ones leave errors of 1e-16,
         # squares of such differences 1e-32.
         outside = torch.eye(posterior.num_params, dtype=V.dtype) - V.T @ V
@@ -351,6 +361,7 @@ def predict(
         tensor([0.5000, 1.0000], dtype=torch.float64)
     """
     began = time.perf_counter()
+    linear_only(posterior)
     X = matrix("features", features)
     if X.shape[1] != posterior.num_params:
         contract = f"have {posterior.num_params} columns, those of the posterior"
@@ -359,7 +370,7 @@ def predict(
     inside = X @ V.T
     weighted = inside * posterior.variances.sqrt()
     parts = [weighted]
-    if posterior.num_prior_directions:
+    if posterior.num_beyond:
         outside = X - inside @ V
         outside = outside - (outside @ V.T) @ V
         parts.append(outside * math.sqrt(posterior.prior_variance))
@@ -406,9 +417,15 @@ def log_growth(ratio: Tensor) -> Tensor:
     )
 
 
+def linear_only(posterior: Any) -> LinearPosterior:
+    """Return a posterior if it is of a linear model."""
+    remedy = "Compute one: `linear_posterior(features, targets, ...)`."
+    return instance("posterior", posterior, LinearPosterior, remedy)
+
+
 def matrix(argument: str, value: Any) -> Tensor:
     """Return a finite float64 matrix on the CPU."""
-    M = torch.as_tensor(value).detach().to(device="cpu", dtype=torch.float64)
+    M = real_tensor(argument, value)
     if M.ndim != 2 or M.shape[1] == 0:
         contract = "be a matrix, one row an observation"
         raise ValueError(message(argument, contract, tuple(M.shape)))

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from curvescope._core.checks import describe, message, one_of, real
+from curvescope._core.checks import describe, message, one_of, real, real_tensor
 from curvescope.bayes.likelihood import likelihood_of
 from curvescope.problem import Problem
 from curvescope.results import Eigenpairs, Provenance, RegularisationScale
@@ -148,7 +148,8 @@ def z_from_kink(spectrum: Any) -> RegularisationScale:
     of = Provenance()
     if isinstance(spectrum, Eigenpairs):
         of, spectrum = spectrum.of, spectrum.eigenvalues
-    values = torch.as_tensor(spectrum, dtype=torch.float64).detach().cpu().flatten()
+    remedy = "Pass `Eigenpairs`, or their eigenvalues."
+    values = real_tensor("spectrum", spectrum, remedy=remedy).flatten()
     if not bool(torch.isfinite(values).all()):
         raise ValueError(message("spectrum", "be finite", describe(values)))
     values = values.sort(descending=True).values

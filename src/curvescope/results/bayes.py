@@ -24,6 +24,7 @@ class LinearPosterior(Result):
         num_observations: Rows of the features.
         mean: Posterior mean, shape ``(p,)``.
         singular_values: Of the features, descending, shape ``(min(n, p),)``.
+        rank: How many of these are above rounding.
         directions: Their right singular vectors as rows.
         projections: Left singular vectors' products with the targets.
         determined: ``s^2 / (s^2 + noise / prior)`` of each direction, in [0, 1]; their
@@ -41,6 +42,7 @@ class LinearPosterior(Result):
     num_observations: int
     mean: Tensor
     singular_values: Tensor
+    rank: int
     directions: Tensor
     projections: Tensor
     determined: Tensor
@@ -58,7 +60,16 @@ class LinearPosterior(Result):
 
     @property
     def num_prior_directions(self) -> int:
-        """Dimensions that no observation reaches: they keep the prior's variance."""
+        """Dimensions that no observation reaches: they keep the prior's variance.
+
+        Of a design whose columns depend on each other these are more than
+        `num_beyond`: some stored directions are among them, to rounding.
+        """
+        return self.num_params - self.rank
+
+    @property
+    def num_beyond(self) -> int:
+        """Dimensions orthogonal to all stored directions."""
         return self.num_params - len(self.singular_values)
 
     @property
@@ -117,7 +128,7 @@ class LinearPosterior(Result):
         )
 
     def rows(self) -> list[dict[str, Any]]:
-        """Return one row a direction; a last one for those that keep the prior."""
+        """Return one row a stored direction; a last one for all beyond these."""
         columns = {
             "eigenvalue": self.eigenvalues,
             "determined": self.determined,
@@ -131,11 +142,11 @@ class LinearPosterior(Result):
             }
             for i in range(len(self.singular_values))
         ]
-        if self.num_prior_directions:
+        if self.num_beyond:
             untouched = (0.0, 0.0, self.prior_variance, 0.0)
             rows.append(
                 {
-                    "directions": self.num_prior_directions,
+                    "directions": self.num_beyond,
                     **dict(zip(columns, untouched, strict=True)),
                 }
             )

@@ -11,9 +11,12 @@ from sklearn.linear_model import BayesianRidge, RidgeCV
 
 from curvescope._core.errors import AccuracyWarning
 from curvescope.bayes import (
+    covariance_effective_dimension,
+    function_effective_dimension,
     linear_posterior,
     maximise_evidence,
     posterior_covariance,
+    posterior_identities,
     predict,
 )
 from curvescope.results import load
@@ -384,3 +387,101 @@ def test_features_of_zeros_leave_the_prior():
     assert at.contraction == 0.0
     assert at.num_prior_directions == 2
     np.testing.assert_allclose(predict(at, np.eye(2)).variance, 2.0, rtol=1e-15)
+
+
+def repeated(rng, scales=1.0):
+    """Forty rows of 15 columns, of rank 5."""
+    return np.repeat(rng.standard_normal((40, 5)) * scales, 3, axis=1)
+
+
+@pytest.mark.parametrize("grading", [0.0, 9.0])
+def test_directions_that_keep_the_prior_are_those_beyond_the_rank(grading):
+    rng = np.random.default_rng(0)
+    Phi = repeated(rng, 10.0 ** -np.linspace(0.0, grading, 5))
+    noise = 0.01 * 10.0 ** (-2.0 * grading)
+
+    at = linear_posterior(Phi, np.ones(40), prior_variance=2.0, noise_variance=noise)
+
+    assert at.settings["method"] == ("jacobi" if grading else "svd")
+    assert at.num_prior_directions == 10
+    if grading == 0.0:
+        values = np.linalg.eigvalsh(dense(Phi, 2.0, noise))
+        assert at.num_prior_directions == int((values > 2.0 * (1.0 - 1e-9)).sum())
+    assert sum(row["directions"] for row in at.rows()) == 15
+
+
+def test_a_full_rank_design_has_prior_directions_by_its_shape_only():
+    Phi, y = draw(6, 9)
+    Phi *= 10.0 ** -np.arange(0.0, 27.0, 3.0)
+
+    at = linear_posterior(Phi, y, prior_variance=1.0, noise_variance=1e-40)
+
+    assert at.num_prior_directions == 3
+
+
+@pytest.mark.parametrize(
+    ("n", "p", "prior", "noise"),
+    [(50, 50, 1e3, 1e-3), (60, 200, 3.0, 0.1), (300, 4, 1e-4, 10.0), (5, 40, 1.0, 1.0)],
+)
+def test_identities_hold_to_nine_digits_on_designs_that_are_barely_regularised(
+    n, p, prior, noise
+):
+    Phi, y = draw(n, p, seed=3)
+
+    table = posterior_identities(Phi, y, prior_variance=prior, noise_variance=noise)
+
+    assert table.largest_difference < 1e-9
+    by_name = {row.name: row for row in table.identities}
+    if prior < 10.0:  # the naive left sides keep enough digits here
+        S = dense(Phi, prior, noise)
+        K = prior * Phi @ Phi.T + noise * np.eye(n)
+        row = by_name["tr of the hat matrix = N_eff"]
+        assert row.left == pytest.approx(np.trace(Phi @ S @ Phi.T) / noise, rel=1e-9)
+        row = by_name["log N(y; 0, K + noise I) = log evidence"]
+        assert row.left == pytest.approx(gaussian_log_density(y, K), rel=1e-9)
+        name = "ln det Cov(prior) - ln det Cov(posterior) = -2 log Occam factor"
+        determinant = p * math.log(prior) - np.linalg.slogdet(S)[1]
+        assert by_name[name].left == pytest.approx(determinant, rel=1e-8, abs=1e-9)
+
+
+NOT_NUMBERS = ["x", None, [[1, 2], [3]], [["a", "b"]], np.ones((4, 2)) * 1j]
+
+
+@pytest.mark.parametrize("value", [*NOT_NUMBERS, torch.ones(4, 2) * 1j])
+@pytest.mark.parametrize("argument", ["features", "targets"])
+def test_what_holds_no_real_numbers_is_refused(argument, value):
+    given = {"features": np.ones((4, 2)), "targets": np.zeros(4), argument: value}
+
+    with pytest.raises(TypeError, match=f"`{argument}` must hold real numbers"):
+        linear_posterior(**given, prior_variance=1.0, noise_variance=1.0)
+
+
+@pytest.mark.parametrize("value", ["1", True, None, 1j])
+def test_a_variance_that_is_no_number_is_refused(value):
+    with pytest.raises(TypeError, match="`prior_variance` must be a number"):
+        linear_posterior(
+            np.eye(2), np.ones(2), prior_variance=value, noise_variance=1.0
+        )
+
+
+def test_lists_keep_the_digits_of_their_numbers():
+    options = {"prior_variance": 1.0, "noise_variance": 1.0}
+    Phi, y = [[0.1, 0.3], [0.7, 0.2]], [1.0, 2.0]
+
+    at = linear_posterior(Phi, y, **options)
+
+    assert torch.equal(at.mean, linear_posterior(np.array(Phi), y, **options).mean)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: predict("no", np.eye(2)),
+        lambda: posterior_covariance(None),
+        lambda: covariance_effective_dimension("x", z=1.0),
+        lambda: function_effective_dimension("x", z=1.0),
+    ],
+)
+def test_what_is_no_posterior_is_refused(call):
+    with pytest.raises(TypeError, match=r"`posterior` must be .*LinearPosterior"):
+        call()

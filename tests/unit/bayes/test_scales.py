@@ -186,3 +186,9 @@ def test_negative_and_zero_eigenvalues_do_not_make_a_kink():
         z_from_kink(values)
     with pytest.raises(ValueError, match="`spectrum` must be finite"):
         z_from_kink(torch.tensor([1.0, math.nan]))
+
+
+@pytest.mark.parametrize("spectrum", ["ab", None, [[1, 2], [3]], torch.ones(9) * 1j])
+def test_a_spectrum_that_holds_no_real_numbers_is_refused(spectrum):
+    with pytest.raises(TypeError, match="`spectrum` must hold real numbers"):
+        z_from_kink(spectrum)
