@@ -4,6 +4,7 @@ It prints one line when a look begins, and one, as JSON, on what an interruption
 """
 
 import json
+import signal
 import sys
 
 import torch
@@ -68,6 +69,8 @@ def look(problem, verb):
 
 def main():
     """Be interrupted once in each verb that was named."""
+    # A shell's background job ignores SIGINT, and so would its children.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     model = network()
     images = torch.randn(64, 1, 8, 8, generator=torch.Generator().manual_seed(1))
     problem = Problem(model, "cross_entropy", (images, torch.arange(64) % 10))
