@@ -16,13 +16,21 @@ from curvescope.linalg.slq import (
 from curvescope.results import EffectiveDimension, SpectralDensity
 
 _ZERO_EPS = 100.0
+# Ritz values so little below zero, of the largest, are taken for rounding of zeros.
+_ROUNDING = 1e-6
 # For how many places a decade the error of too few steps is looked at.
 _PER_DECADE = 8
 
 
 def check_z(z: float | Tensor | list[float]) -> Tensor:
     """Return the places, ascending."""
-    values = torch.as_tensor(z, dtype=torch.float64).detach().reshape(-1).cpu()
+    contract = "be a real number or several"
+    if isinstance(z, (str, bytes)) or (isinstance(z, Tensor) and z.is_complex()):
+        raise TypeError(message("z", contract, describe(z)))
+    try:
+        values = torch.as_tensor(z, dtype=torch.float64).detach().reshape(-1).cpu()
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(message("z", contract, describe(z))) from None
     good = len(values) > 0 and bool((torch.isfinite(values) & (values > 0)).all())
     if not good:
         raise ValueError(message("z", "be finite and above 0", describe(z)))
@@ -64,12 +72,13 @@ def dimension_from_quadrature(
     values, quadrature = mean.trace, torch.zeros_like(curve)
     bracketed = bool(source.settings.get("positive_semidefinite", False))
     if not exact:
-        if bracketed:
+        if not bracketed and nodes.shape[1] > 1:
+            quadrature = _change(nodes, weights, curve, negative, n)
+        if bracketed or _none_below_zero(nodes, weights):
             least = torch.minimum(_least(nodes, weights, curve, n), mean.trace)
             values = (mean.trace + least) / 2.0
-            quadrature = (mean.trace - least) / 2.0
-        elif nodes.shape[1] > 1:
-            quadrature = _change(nodes, weights, curve, negative, n)
+            # Where it is not certain, the changes of few steps may still be larger.
+            quadrature = torch.maximum(quadrature, (mean.trace - least) / 2.0)
         notes += _doubts(
             curve, quadrature, mean.standard_error, nodes, bracketed=bracketed
         )
@@ -91,6 +100,16 @@ def dimension_from_quadrature(
         negative_count=n * float((weights * below).sum()) / probes,
         dimension=n,
     )
+
+
+def _none_below_zero(nodes: Tensor, weights: Tensor) -> bool:
+    """Tell whether the matrix is, as far as the Ritz values show, semidefinite.
+
+    Changes over the last steps see only what these steps resolve: at smaller ``z`` every
+    rule is as wrong. Gauss-Radau, with its node at zero, sees how much there may be.
+    """
+    used = nodes[weights > 0.0]
+    return float(used.min()) >= -_ROUNDING * float(used.abs().max())
 
 
 def _least(nodes: Tensor, weights: Tensor, z: Tensor, n: int) -> Tensor:
@@ -152,12 +171,21 @@ def _doubts(
     text = (
         f"for z up to {float(z[doubtful].max()):.3g} the error of the "
         f"{nodes.shape[1]} steps, up to {float(quadrature.max()):.3g}, exceeds that of "
-        "the probes; "
+        "the probes"
     )
-    if bracketed:
-        return [f"{text}it is certain, by Gauss-Radau: use more steps to narrow it"]
     advice = 'use more steps, or `method="exact"`'
-    return [f"{text}far below, the band may be too narrow: {advice}"]
+    if bracketed:
+        return [f"{text}; it is certain, by Gauss-Radau: use more steps to narrow it"]
+    sizes = nodes.abs().nan_to_num(math.inf).amin(dim=1)
+    smallest = float(sizes.median())
+    below = z[z < smallest]
+    if not len(below):
+        return [f"{text}: {advice}"]
+    unseen = (
+        f"; z = {float(below.min()):.3g} lies below {smallest:.3g}, the smallest size "
+        f"that these steps see, and there the band may be too narrow: {advice}"
+    )
+    return [text + unseen]
 
 
 def below_zero(values: Tensor, weights: Tensor | None = None) -> Tensor:

@@ -186,7 +186,8 @@ def _verdict(curve: EffectiveDimension, bounds: DimensionBounds) -> tuple[str, b
             text += (
                 f"; from z = {first:.3g} on the {side} bound is sharper than the band"
             )
-    return text, True
+    vague = curve.says_little()
+    return (f"{vague}. Beside it: {text}" if vague else text), True
 
 
 def _slack(pairs: Eigenpairs, dtype: torch.dtype | None) -> Tensor:

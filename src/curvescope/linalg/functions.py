@@ -63,7 +63,8 @@ def effective_dimension(
 
     By SLQ, the error of the steps is certain where ``A`` is known to be positive
     semidefinite: Gauss quadrature gives too much, Gauss-Radau with a node at 0 too
-    little, and the value is their middle. Otherwise it is estimated.
+    little, and the value is their middle. Otherwise it is estimated: from both rules
+    where no Ritz value is negative, and from the change over the last steps.
 
     Args:
         A: Symmetric operator or matrix; for ``"factors"`` a rectangular factor ``F``

@@ -13,6 +13,9 @@ from curvescope.results.dimension_bounds import DimensionBounds
 from curvescope.results.quantiles import student_t_quantile
 from curvescope.results.text import format_table
 
+# A band whose half width exceeds this part of the value tells hardly its size.
+_VAGUE = 0.25
+
 
 @dataclass(frozen=True, kw_only=True)
 class Eigenpairs(Result):
@@ -273,6 +276,27 @@ class EffectiveDimension(Result):
             half_width = torch.hypot(half_width, self.quadrature_errors)
         return (self.values - half_width).clamp_min(0.0), self.values + half_width
 
+    def says_little(self) -> str:
+        """Say in words where too few steps leave a wide band; ``""`` where nowhere.
+
+        There neither the value, the middle of the band, nor the standard error of the
+        probes tells much.
+        """
+        if self.quadrature_errors is None:
+            return ""
+        low, high = self.band()
+        wide = self.quadrature_errors > _VAGUE * self.values.abs()
+        wide &= self.quadrature_errors > (high - low) / 4.0
+        if not bool(wide.any()):
+            return ""
+        worst = int(torch.where(wide, high - low, -1.0).argmax())
+        steps = self.settings.get("num_steps")
+        return (
+            f"the interval says little: at z = {float(self.z[worst]):.3g} it goes from "
+            f"{float(low[worst]):.4g} to {float(high[worst]):.4g}, for want of steps"
+            f"{f' ({steps} were made)' if steps else ''} and not of probes; more steps"
+        )
+
     def headline(self) -> str:
         """Return the result in one line."""
         return (
@@ -281,10 +305,14 @@ class EffectiveDimension(Result):
         )
 
     def rows(self) -> list[dict[str, Any]]:
-        """Return one row a value of ``z``."""
+        """Return one row a value of ``z``; ``standard_error`` is of the probes alone."""
         low, high = self.band()
-        names = ["z", "effective_dimension", "standard_error", "low_95", "high_95"]
-        columns = [self.z, self.values, self.standard_errors, low, high]
+        # The band stands beside the value: the probes' error alone may be its least part.
+        names = ["z", "effective_dimension", "low_95", "high_95", "standard_error"]
+        columns = [self.z, self.values, low, high, self.standard_errors]
+        if self.quadrature_errors is not None and bool(self.quadrature_errors.any()):
+            names.append("step_error")
+            columns.append(self.quadrature_errors)
         if self.bounds is not None:
             names += ["lower_bound", "upper_bound"]
             columns += [self.bounds.lower, self.bounds.upper]
@@ -302,6 +330,6 @@ class EffectiveDimension(Result):
         ]
         # Without places that were asked for, the whole curve is the answer.
         table = rows or self.rows()
-        verdict = () if self.bounds is None else (self.bounds.verdict,)
+        verdict = (self.says_little() if self.bounds is None else self.bounds.verdict,)
         notes = tuple(dict.fromkeys((*self.notes, *filter(None, verdict))))
         return format_table(self.headline(), table, notes, str(self.cost))

@@ -1,5 +1,7 @@
 """Bounds of the effective dimension: by eigenpairs, and of the quadrature's own error."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -322,3 +324,73 @@ def test_bounds_at_another_z_are_refused():
         with_bounds(
             effective_dimension(torch.eye(4), z=1.0), dimension_bounds(pairs, z=2.0)
         )
+
+
+def test_a_semidefinite_matrix_that_was_not_declared_so_keeps_its_coverage():
+    """Few steps far below what they resolve: every rule is wrong there, alike."""
+    values = torch.cat(
+        [
+            torch.tensor([60.0, 40, 30, 22, 15, 11, 9, 7]),
+            torch.logspace(0.5, -6, 392),
+        ]
+    ).double()
+    places = [1e-4, 1e-3, 1e-2]
+    truth = torch.tensor(dense_sum(values, np.array(places)))
+    hits, draws = torch.zeros(3), 40
+    many = slq(torch.diag(values), num_probes=4 * draws, num_steps=15)
+
+    for start in range(0, 4 * draws, 4):
+        rows = slice(start, start + 4)
+        part = type(many)(
+            settings=many.settings,
+            nodes=many.nodes[rows],
+            weights=many.weights[rows],
+            dimension=many.dimension,
+        )
+        low, high = effective_dimension_from_density(part, z=places).band()
+        hits += ((low <= truth) & (truth <= high)).float()
+
+    # 95 % less two standard deviations of 40 draws.
+    assert (hits / draws >= 0.88).all(), hits
+
+
+def test_only_a_z_that_the_steps_do_not_see_is_told_apart_by_a_note():
+    values = torch.logspace(1, -6, 300).double()
+    operator = aslinearoperator(torch.diag(values))
+
+    def note(z):
+        (text,) = effective_dimension(operator, z=z, method="slq", num_steps=12).notes
+        return text
+
+    assert "may be too narrow" in note(1e-6)
+    assert "may be too narrow" not in note(0.05)
+    assert "exceeds that of the probes" in note(0.05)
+
+
+def test_a_band_that_few_steps_leave_wide_is_called_so_in_the_verdict():
+    A = semidefinite(SPECTRA["network"])
+    options = {"z": 1e-4, "method": "slq", "num_probes": 2, "top": 3}
+
+    vague = effective_dimension(A, num_steps=3, **options)
+    sharp = effective_dimension(A, num_steps=150, **options)
+
+    assert vague.bounds.verdict.startswith("the interval says little: at z = 0.0001")
+    assert "more steps" in vague.bounds.verdict
+    assert vague.bounds.verdict in str(vague)
+    assert sharp.bounds.verdict.startswith("checked")
+    alone = replace(vague, bounds=None)
+    assert "the interval says little" in str(alone)
+    assert list(alone.rows()[0]) == [
+        "z",
+        "effective_dimension",
+        "low_95",
+        "high_95",
+        "standard_error",
+        "step_error",
+    ]
+
+
+@pytest.mark.parametrize("z", ["x", None, ["a"], torch.tensor(1j)])
+def test_what_is_no_number_is_no_place(z):
+    with pytest.raises(TypeError, match="`z` must be a real number or several"):
+        effective_dimension(torch.eye(3), z=z)
