@@ -8,6 +8,8 @@ from curvescope.results import CorrelationTable, MeasureComparison, RankCorrelat
 
 CONFIDENCE = 0.95
 NUM_RESAMPLES = 2000
+# Of fewer, many resamples are the same few points, and the interval is a certainty.
+MIN_GROUPS = 6
 
 
 def spearman(x: np.ndarray, y: np.ndarray) -> float:
@@ -64,7 +66,8 @@ def rank_correlation(
         num_resamples: How many.
 
     Returns:
-        The correlation with its 95 % interval; NaN below three points.
+        The correlation with its 95 % interval: from -1 to 1, which says nothing, below
+        six groups; all NaN below three points.
 
     Example:
         >>> found = rank_correlation("x", range(20), range(20))
@@ -81,6 +84,9 @@ def rank_correlation(
     value, low, high = float("nan"), float("nan"), float("nan")
     if len(a) >= 3:
         value = spearman(a, b)
+    if len(a) >= 3 and len(np.unique(labels)) < MIN_GROUPS:
+        low, high = (-1.0, 1.0) if np.isfinite(value) else (low, high)
+    elif len(a) >= 3:
         drawn = _bootstrap(a, b, labels, num_resamples, seed)
         tail = (1.0 - CONFIDENCE) / 2.0
         finite = drawn[np.isfinite(drawn)]
@@ -157,10 +163,16 @@ def correlate(
             )
             for measure in comparison.measures
         ]
+    unknown = any(row.low == -1.0 and row.high == 1.0 for row in found)
+    note = (
+        f"an interval from -1 to 1 says nothing: fewer than {MIN_GROUPS} independent "
+        "points are too few for a bootstrap"
+    )
     return CorrelationTable(
         of=comparison.of,
         cost=comparison.cost,
         settings=comparison.settings,
+        notes=(note,) if unknown else (),
         target=comparison.called(comparison.target),
         correlations=tuple(found),
         confidence=CONFIDENCE,

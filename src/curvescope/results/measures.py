@@ -82,8 +82,8 @@ class RankCorrelation:
         among: Which points.
         num_points: How many.
         rank_correlation: From -1 to 1; NaN where one side does not vary.
-        low: Lower end of the bootstrap's interval.
-        high: Upper end.
+        low: Lower end of the bootstrap's interval; -1 where the points are too few.
+        high: Upper end; 1 where they are too few.
     """
 
     measure: str

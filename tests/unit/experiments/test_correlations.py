@@ -43,10 +43,10 @@ def test_the_interval_is_that_of_resamples_drawn_one_by_one():
     """By SciPy, from the same groups."""
     x = np.array([1.0, 2.0, 2.0, 4.0, 5.0, 6.0, 7.0, 3.0])
     y = np.array([2.0, 1.0, 4.0, 3.0, 3.0, 7.0, 6.0, 5.0])
-    groups = np.array([0, 0, 1, 1, 2, 2, 3, 4])
+    groups = np.array([0, 0, 1, 1, 2, 3, 4, 5])
     found = rank_correlation("x", x, y, groups=list(groups), seed=7, num_resamples=50)
 
-    chosen = np.random.default_rng(7).integers(5, size=(50, 5))
+    chosen = np.random.default_rng(7).integers(6, size=(50, 6))
     values = []
     for row in chosen:
         index = np.concatenate([np.flatnonzero(groups == group) for group in row])
@@ -70,6 +70,34 @@ def test_copies_of_the_same_points_do_not_narrow_a_grouped_interval():
     assert copied.rank_correlation == pytest.approx(once.rank_correlation)
     assert copied.high - copied.low == pytest.approx(once.high - once.low, rel=1e-9)
     assert naive.high - naive.low < 0.6 * (once.high - once.low)
+
+
+@pytest.mark.parametrize("count", [3, 4, 5])
+def test_of_few_points_the_interval_is_no_certainty(count):
+    """Resamples of three points in order are all in order: -1 | -1 | -1."""
+    found = rank_correlation("x", range(count), range(count, 0, -1))
+    assert (found.rank_correlation, found.low, found.high) == (-1.0, -1.0, 1.0)
+    copies = [i % count for i in range(30)]
+    grouped = rank_correlation("x", copies, copies, groups=copies)
+    assert (grouped.rank_correlation, grouped.low, grouped.high) == (1.0, -1.0, 1.0)
+
+    points = tuple({"x": i, "y": -i} for i in range(count))
+    table = correlate(
+        MeasureComparison(target="y", measures=("x",), records=points, words={})
+    )
+    assert "says nothing" in str(table)
+
+
+@pytest.mark.parametrize("count", [3, 4, 5, 6, 8])
+def test_intervals_of_independent_points_contain_zero_as_often_as_they_say(count):
+    generator = np.random.default_rng(11)
+    inside, draws = 0, 60
+    for seed in range(draws):
+        x, y = generator.standard_normal((2, count))
+        found = rank_correlation("x", x, y, seed=seed, num_resamples=200)
+        inside += found.low <= 0.0 <= found.high
+    # 95 % less three standard deviations of 60 draws.
+    assert inside >= 60 * (0.95 - 3 * np.sqrt(0.95 * 0.05 / 60))
 
 
 def test_points_without_a_number_are_left_out_and_counted():

@@ -69,6 +69,19 @@ def test_the_correlations_have_the_signs_that_were_found(published):
     assert plotted.low < plotted.rank_correlation < plotted.high
 
 
+def test_the_comparison_calls_no_underdetermined_fit_overparameterised(published):
+    rows = published["comparison"].rows()
+    assert "overparameterised" not in rows[0]
+    chosen = {
+        row["num_features"] for row in rows if published["comparison"].is_chosen(row)
+    }
+    assert chosen == set(range(101, 400, 2))
+    assert all(
+        row["more_features_than_half_the_samples"] == (row["num_features"] > 100)
+        for row in rows
+    )
+
+
 def test_points_agree_with_least_squares_of_numpy():
     """Another algorithm, on the same draws."""
     config = RandomFeatures(num_samples=12, max_features=21, seed=3, draws=2)
