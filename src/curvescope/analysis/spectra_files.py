@@ -5,6 +5,7 @@ NumPy's format without pickle: reading a file runs no code.
 
 import io
 import zipfile
+import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,24 @@ _TRIDIAGONAL = "pos_bases"
 SENTINEL = 1.0
 # float32 Lanczos leaves this much outside of the three diagonals.
 _OUTSIDE = 1e-4
+# What two stored copies of the same Ritz values may differ by, of the largest.
+_SAME = 1e-3
+_WRITTEN = (
+    "eigenvalues",
+    "residual_norms",
+    "converged",
+    "dimension",
+    "which",
+    "tolerance",
+    "norm",
+    "matrix",
+    "description",
+    "reduction",
+    "unit",
+    "num_samples",
+    "denominator",
+    "fingerprint",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,6 +176,25 @@ def read_spectrum(path: str | Path) -> Eigenpairs:
         remedy = "Use `load_published_spectrum` for the published files."
         got = f"{path} with {', '.join(sorted(content)) or 'nothing'}"
         raise ValueError(message("path", "be written by `write_spectrum`", got, remedy))
+    missing = [name for name in _WRITTEN if name not in content]
+    if missing:
+        contract = "hold all that `write_spectrum` writes"
+        got = f"{path} without {', '.join(missing)}"
+        raise ValueError(message("path", contract, got))
+    try:
+        return _pairs(content, path)
+    except (TypeError, ValueError) as error:
+        contract = "hold what `write_spectrum` writes"
+        raise ValueError(message("path", contract, f"{path} ({error})")) from error
+
+
+def _pairs(content: dict[str, Any], path: str | Path) -> Eigenpairs:
+    """Return the eigenpairs of an own file's arrays."""
+    values = _numbers(content["eigenvalues"], "eigenvalues", path)
+    for name in ("residual_norms", "converged"):
+        if np.shape(content[name]) != values.shape:
+            got = f"{np.shape(content[name])} beside {values.shape}"
+            raise ValueError(message(name, "be as many as the eigenvalues", got))
     samples, denominator = int(content["num_samples"]), float(content["denominator"])
     of = Provenance(
         num_params=int(content["dimension"]),
@@ -171,7 +209,7 @@ def read_spectrum(path: str | Path) -> Eigenpairs:
     return Eigenpairs(
         of=of,
         settings={"file": str(path)},
-        eigenvalues=torch.from_numpy(content["eigenvalues"]),
+        eigenvalues=torch.from_numpy(values),
         residual_norms=torch.from_numpy(content["residual_norms"]),
         converged=torch.from_numpy(content["converged"]),
         which=str(content["which"]),
@@ -212,15 +250,18 @@ def load_published_spectrum(
     if _PUBLISHED not in content:
         got = f"{path} with {', '.join(sorted(content)) or 'nothing'}"
         raise ValueError(message("path", f"hold an array {_PUBLISHED}", got))
-    stored = np.asarray(content[_PUBLISHED]).real.astype(np.float64).ravel()
-    if not np.isfinite(stored).all():
-        raise ValueError(message("path", "hold finite values", "NaN or infinity"))
+    stored = _numbers(content[_PUBLISHED], _PUBLISHED, path)
+    if (stored < 0).any():
+        got = f"{path} with {float(stored.min()):.4g}"
+        contract = f"hold in {_PUBLISHED} no negative value: published ones are 1 there"
+        raise ValueError(message("path", contract, got))
     if dimension is not None:
         dimension = positive_int("dimension", dimension, minimum=len(stored))
     sentinels = int((stored == SENTINEL).sum())
     weights: Tensor | None = None
     if _TRIDIAGONAL in content:
         values, weights = _from_tridiagonal(np.asarray(content[_TRIDIAGONAL]), path)
+        _check_same_run(stored, values.numpy(), path)
     else:
         values = torch.from_numpy(np.sort(stored[stored != SENTINEL])[::-1].copy())
     found = PublishedSpectrum(
@@ -233,6 +274,54 @@ def load_published_spectrum(
         dimension=dimension,
     )
     return replace(found, notes=_remarks(found))
+
+
+def _numbers(array: Any, name: str, path: str | Path) -> np.ndarray:
+    """Return an array of eigenvalues; a complex one's imaginary parts must be rounding.
+
+    Raises:
+        ValueError: If it is something else.
+    """
+    found = np.asarray(array)
+    if found.ndim != 1 or not len(found) or found.dtype.kind not in "fiuc":
+        contract = f"hold in {name} one or more real numbers, as a vector"
+        got = f"{path} with shape {found.shape}, {found.dtype}"
+        raise ValueError(message("path", contract, got))
+    if not np.isfinite(found).all():
+        got = f"{path} with NaN or infinity in {name}"
+        raise ValueError(message("path", "hold finite values", got))
+    largest = float(np.abs(found).max())
+    if np.abs(np.imag(found)).max() > _OUTSIDE * largest:
+        contract = f"hold in {name} real numbers"
+        raise ValueError(message("path", contract, f"{path} with complex ones"))
+    return np.ascontiguousarray(np.real(found), dtype=np.float64)
+
+
+def _check_same_run(stored: np.ndarray, values: np.ndarray, path: str | Path) -> None:
+    """Refuse Ritz values and a tridiagonal matrix that are not of one run.
+
+    Values within rounding of zero may have either sign, and so be marked or not.
+
+    Raises:
+        ValueError: If so.
+    """
+    size = float(np.abs(values).max(initial=0.0))
+    slack = _SAME * size
+    contract = f"hold in {_TRIDIAGONAL} the matrix whose eigenvalues are {_PUBLISHED}"
+    if len(stored) != len(values):
+        got = f"{path} with {len(stored)} values and a matrix of {len(values)}"
+        raise ValueError(message("path", contract, got))
+    true = np.sort(values.clip(min=0.0))[::-1]
+    kept = stored[stored != SENTINEL]
+    marks = len(stored) - len(kept)
+    # An eigenvalue that is 1 looks like a mark.
+    ones = min(marks, int((np.abs(values - SENTINEL) <= slack).sum()))
+    for count in range(ones + 1):
+        marked = np.repeat([SENTINEL, 0.0], [count, marks - count])
+        restored = np.sort(np.concatenate([kept, marked]))[::-1]
+        if (np.abs(restored - true) <= slack).all():
+            return
+    raise ValueError(message("path", contract, f"{path} with two runs'"))
 
 
 def effective_dimension_of_file(
@@ -320,20 +409,25 @@ def _read(path: Path) -> dict[str, Any]:
     """
     if not path.exists():
         raise FileNotFoundError(message("path", "be an .npz file", f"{path}, no file"))
+    single = False
     try:
         archive = np.load(path, allow_pickle=False)
-        if not isinstance(archive, np.lib.npyio.NpzFile):
-            contract = "be an .npz file"
-            raise ValueError(message("path", contract, f"{path}, a single array"))  # noqa: TRY301, TRY004
-        with archive:
-            return {name: archive[name] for name in archive.files}
-    except (ValueError, OSError, zipfile.BadZipFile) as error:
-        text = message("path", "be an .npz file without objects", f"{path}: {error}")
+        single = not isinstance(archive, np.lib.npyio.NpzFile)
+        if not single:
+            with archive:
+                return {name: archive[name] for name in archive.files}
+    except (ValueError, OSError, EOFError, zlib.error, zipfile.BadZipFile) as error:
+        why = str(error).rstrip(". ") or type(error).__name__
+        text = message("path", "be an .npz file without objects", f"{path} ({why})")
         raise ValueError(text) from error
+    raise ValueError(message("path", "be an .npz file", f"{path}, a single array"))
 
 
 def _from_tridiagonal(T: np.ndarray, path: str | Path) -> tuple[Tensor, Tensor]:
     """Return the Ritz values, descending, and the weights of the start vector."""
+    if T.dtype.kind not in "fiuc" or not np.isfinite(T).all():
+        contract = f"hold in {_TRIDIAGONAL} finite real numbers"
+        raise ValueError(message("path", contract, f"{path} with {T.dtype}"))
     square = T.ndim == 2 and T.shape[0] == T.shape[1]
     wide = T.real.astype(np.float64) if square else np.zeros((0, 0))
     largest = float(np.abs(wide).max(initial=0.0))

@@ -18,7 +18,8 @@ class ProblemOptions:
 
     model: Annotated[Positional[str], tyro.conf.arg(metavar="MODEL")]
     """package.module:callable, file.py:callable, timm:name, hf:path, or built in: mlp,
-    lenet, resnet20, resnet32, resnet44, resnet56, resnet18, char-gpt."""
+    lenet, resnet20, resnet32, resnet44, resnet56, resnet18, preact-resnet18, preresnet,
+    convnet, basic-cnn, masked-mlp, spirals-mlp, regression-mlp, char-gpt."""
     data: str
     """package.module:callable, file.py:callable, text:FILE, or a data set: digits,
     mnist, fashion-mnist, cifar10, cifar100, svhn."""

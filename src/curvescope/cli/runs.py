@@ -1,6 +1,8 @@
 """Run folders: one configuration each, resumed or returned by a second call."""
 
 import dataclasses
+import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -57,8 +59,9 @@ def open_folder(path: Path, config: dict[str, Any]) -> bool:
             raise ValueError(
                 message("--out", "be a new folder or a run's", got, remedy)
             )
+        _check_writable(path)
         return False
-    saved = files.read_json(saved_path)
+    saved = _saved(saved_path)
     if saved.get("command") != config["command"]:
         got = f"{saved.get('command')} there, {config['command']} now"
         remedy = "Choose another folder with `--out`."
@@ -82,6 +85,45 @@ def open_folder(path: Path, config: dict[str, Any]) -> bool:
         contract = f"be a folder of the same configuration ({path})"
         raise ValueError(message("--out", contract, got, remedy))
     return (path / _DONE).exists()
+
+
+def _saved(path: Path) -> dict[str, Any]:
+    """Return a folder's configuration; any other content is no run's."""
+    found: Any = None
+    why = "something else"
+    try:
+        found = files.read_json(path)
+    except (ValueError, OSError) as error:
+        why = f"{type(error).__name__}: {error}"
+    if not isinstance(found, dict):
+        contract = "be a folder whose config.json a run has written"
+        remedy = "Choose another folder with `--out`."
+        raise ValueError(message("--out", contract, f"{path} ({why})", remedy))  # noqa: TRY004
+    return found
+
+
+def _check_writable(path: Path) -> None:
+    """Refuse a folder that cannot be made, before hours are spent; leave nothing.
+
+    Where there is none yet, only the nearest one above can be asked.
+    """
+    there = path
+    while not there.exists() and there != there.parent:
+        there = there.parent
+    if there.is_dir() and os.access(there, os.W_OK | os.X_OK) and _holds_files(there):
+        return
+    got = f"{path}, and nothing can be written in {there}"
+    remedy = "Choose another folder."
+    raise ValueError(message("--out", "be a folder that can be written", got, remedy))
+
+
+def _holds_files(path: Path) -> bool:
+    """Tell whether a file can be made: a superuser may write where nothing can be."""
+    try:
+        with tempfile.TemporaryFile(dir=path):
+            return True
+    except OSError:
+        return False
 
 
 def default_folder(command: str, model: str, data: str) -> Path:

@@ -245,6 +245,16 @@ def test_a_file_without_the_tridiagonal_matrix_drops_the_sentinels(tmp_path):
         ({"pos_evals": np.array([np.nan])}, "hold finite values"),
         ({"pos_evals": np.ones(2), "pos_bases": np.ones((2, 3))}, "tridiagonal"),
         ({"pos_evals": np.ones(3), "pos_bases": np.ones((3, 3))}, "tridiagonal"),
+        ({"pos_evals": np.array([3.0, -2.0, 1.0])}, "no negative value"),
+        ({"pos_evals": np.array([])}, "one or more real numbers"),
+        ({"pos_evals": np.array(3.0)}, "one or more real numbers"),
+        ({"pos_evals": np.ones((4, 4))}, "one or more real numbers"),
+        ({"pos_evals": np.array([3.0, 2.0j])}, "real numbers"),
+        ({"pos_evals": np.array(["a"])}, "real numbers"),
+        ({"pos_evals": np.ones(1), "pos_bases": np.array([["a"]])}, "real numbers"),
+        ({"pos_evals": np.ones(1), "pos_bases": np.eye(1) * np.nan}, "finite real"),
+        ({"pos_evals": np.arange(2.0, 5), "pos_bases": np.eye(2)}, "whose eigenvalues"),
+        ({"pos_evals": [9.0, 5.0], "pos_bases": np.diag([7.0, 5.0])}, "two runs"),
         ({"pos_evals": np.array([object()], dtype=object)}, "without objects"),
     ],
 )
@@ -254,6 +264,50 @@ def test_other_files_are_refused(content, text, tmp_path):
 
     with pytest.raises(ValueError, match=text):
         effective_dimension_of_file(path, z=1.0)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_files_of_one_run_are_taken_whatever_rounding_did(seed, tmp_path):
+    """Dense near zero, and two eigenvalues that are the mark."""
+    rng = np.random.default_rng(seed)
+    values = np.concatenate(
+        [np.geomspace(50.0, 1e-4, 70), -np.geomspace(1.0, 1e-6, 20), [1.0, 1.0]]
+    )
+    q, _ = np.linalg.qr(rng.standard_normal((92, 92)))
+    publish(tmp_path / "e.npz", (q * values) @ q.T, 92)
+
+    assert len(load_published_spectrum(tmp_path / "e.npz").pos_evals) == 92
+    diagonal = np.diag([3.0, 1.0, -1.0])
+    np.savez(tmp_path / "d.npz", pos_evals=[3.0, 1.0, 1.0], pos_bases=diagonal)
+    assert load_published_spectrum(tmp_path / "d.npz").num_sentinels == 2
+
+
+def test_a_tridiagonal_matrix_of_another_run_is_refused(tmp_path):
+    _, A = matrix()
+    publish(tmp_path / "a.npz", A, 20)
+    publish(tmp_path / "b.npz", 1.3 * A, 20)
+    first, second = (np.load(tmp_path / f"{name}.npz") for name in "ab")
+    mixed = tmp_path / "mixed.npz"
+    np.savez(mixed, pos_evals=first["pos_evals"], pos_bases=second["pos_bases"])
+
+    with pytest.raises(ValueError, match="hold in pos_bases the matrix whose"):
+        load_published_spectrum(mixed)
+
+
+def test_a_file_that_is_one_array_is_named_once(tmp_path):
+    np.save(tmp_path / "one.npy", np.ones(3))
+    with pytest.raises(ValueError, match="a single array") as caught:
+        read_spectrum(tmp_path / "one.npy")
+    assert str(caught.value).count("must be") == 1
+    assert not str(caught.value).endswith("..")
+
+
+@pytest.mark.parametrize("z", ["x", ["a"], 1j])
+def test_a_place_that_is_no_number_is_named(z, tmp_path):
+    path = tmp_path / "e.npz"
+    np.savez(path, pos_evals=np.array([3.0, 2.0]))
+    with pytest.raises(TypeError, match="`z` must be a real number"):
+        effective_dimension_of_file(path, z=z)
 
 
 def test_what_is_no_file_of_arrays_is_refused(tmp_path):

@@ -1,5 +1,6 @@
 """The published two steps: eigenvalues into a file, the effective dimension out of it."""
 
+import inspect
 import json
 
 import numpy as np
@@ -7,8 +8,11 @@ import pytest
 import torch
 
 from curvescope import exact
+from curvescope.cli import runs
 from curvescope.cli.main import main, parse
+from curvescope.cli.options import ProblemOptions
 from curvescope.cli.problems import build_problem
+from curvescope.models import names
 from curvescope.results import load
 
 TOY = ["mlp", "--data", "digits", "--num-samples", "40", "--model-arg", "hidden=[3]"]
@@ -77,7 +81,7 @@ def test_the_bounds_hold_for_the_dense_hessian(spectrum, capsys):
         line.split() for line in printed if line.split()[:1] in (["0.0001"], ["0.01"])
     ]
     assert len(rows) == 2
-    for z, value, _, low, high in (map(float, row) for row in rows):
+    for z, value, low, high, _ in (map(float, row) for row in rows):
         assert value == low < high
         assert z in (1e-4, 1e-2)
 
@@ -117,6 +121,82 @@ def test_bad_input_is_one_clear_line(words, text, spectrum, tmp_path, capsys):
     assert len(error.splitlines()) == 1
 
 
+def write_npz(path, **content):
+    np.savez(path, **content)
+
+
+@pytest.mark.parametrize(
+    ("write", "text"),
+    [
+        (lambda path: path.write_bytes(b""), "be an .npz file"),
+        (
+            lambda path: write_npz(path, format="curvescope eigenvalues 1"),
+            "hold all that `write_spectrum` writes",
+        ),
+        (lambda path: write_npz(path, pos_evals=["a", "b"]), "real numbers"),
+        (
+            lambda path: write_npz(path, pos_evals=[2.0, 1.0], pos_bases=[["a"]]),
+            "real numbers",
+        ),
+    ],
+)
+def test_a_broken_file_is_named_in_one_line(write, text, tmp_path, capsys):
+    path = tmp_path / "broken.npz"
+    write(path)
+
+    assert run("effdim", path, "--z", "1") == 2
+
+    error = capsys.readouterr().err.strip()
+    assert text in error
+    assert "broken.npz" in error
+    assert len(error.splitlines()) == 1
+
+
+@pytest.mark.parametrize("content", ["[1]", "{bad", "3", b"\xff\xfe"])
+def test_a_folder_with_a_broken_configuration_is_named_in_one_line(
+    content, spectrum, tmp_path, capsys
+):
+    file, out = spectrum / "eigenvalues.npz", tmp_path / "page"
+    out.mkdir()
+    raw = content if isinstance(content, bytes) else content.encode()
+    (out / "config.json").write_bytes(raw)
+
+    assert run("effdim", file, "--z", "1", "--out", out) == 2
+
+    error = capsys.readouterr().err.strip()
+    assert "`--out` must be a folder whose config.json a run has written" in error
+    assert str(out) in error
+    assert len(error.splitlines()) == 1
+
+
+def test_a_folder_that_nobody_can_make_is_named_with_its_option(
+    spectrum, tmp_path, capsys
+):
+    file = spectrum / "eigenvalues.npz"
+    blocked = tmp_path / "file"
+    blocked.write_text("no folder")
+
+    for out in (blocked / "below", "/proc/no-such-folder"):
+        assert run("effdim", file, "--z", "1", "--out", out) == 2
+        error = capsys.readouterr().err.strip()
+        assert "`--out` must be a folder that can be written" in error
+        assert str(out) in error
+
+
+def test_a_folder_is_only_tried_and_not_left_behind(tmp_path):
+    path = tmp_path / "a" / "b"
+    assert runs.open_folder(path, {"command": "x"}) is False
+    assert not (tmp_path / "a").exists()
+
+
+def test_help_names_every_built_in_model():
+    field = ProblemOptions.__dataclass_fields__["model"]
+    assert field.name == "model"
+    source = inspect.getsource(ProblemOptions).split('"""')[3]
+    words = source.replace(",", " ").replace(".", " ").split()
+    assert set(names()) <= set(words), set(names()) - set(words)
+
+
 def test_a_model_still_goes_the_other_way(tmp_path):
     out = tmp_path / "run"
 
@@ -140,10 +220,11 @@ def test_one_command_puts_the_estimate_between_certified_bounds(
 
     head, *rows = (out / "table.csv").read_text().splitlines()
     assert head == (
-        "z,effective_dimension,standard_error,low_95,high_95,lower_bound,upper_bound"
+        "z,effective_dimension,low_95,high_95,standard_error,step_error,"
+        "lower_bound,upper_bound"
     )
     dense = dense_eigenvalues(matrix)
-    for z, _, _, low, high, below, above in (
+    for z, _, low, high, _, _, below, above in (
         map(float, row.split(",")) for row in rows
     ):
         truth = float((dense / (dense + z)).sum())
