@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from curvescope.autodiff.lazy import import_before_backward
+
 
 def pullback(
     outputs: Sequence[Tensor],
@@ -30,6 +32,7 @@ def pullback(
     ]
     if not pairs:
         return [i.new_zeros(num, *i.shape) for i in inputs]
+    import_before_backward()
     live, seeds = [o for o, _ in pairs], [c for _, c in pairs]
     if vectorised and num > 1:
         grads = torch.autograd.grad(

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from curvescope.autodiff.columns import pullback
+from curvescope.autodiff.lazy import import_before_backward
 from curvescope.losses.base import Product
 
 
@@ -125,6 +126,7 @@ def _gradient(
     scalar, seeds = (target, None) if isinstance(target, Tensor) else target
     if not scalar.requires_grad:  # no selected parameter is used at all
         return tuple(torch.zeros_like(p) for p in parameters)
+    import_before_backward()
     grads = torch.autograd.grad(
         scalar, parameters, seeds, create_graph=True, allow_unused=True
     )
