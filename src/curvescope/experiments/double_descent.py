@@ -12,7 +12,7 @@ from curvescope.experiments.base import Experiment, decisive, filled
 from curvescope.experiments.dimension_records import (
     SMALL_TRAIN_LOSS,
     given,
-    middle,
+    main_z,
     with_peaks,
 )
 from curvescope.experiments.network_sweep import (
@@ -93,7 +93,7 @@ def double_descent(
         settings=decisive(config),
         axis="width",
         z=given(config.z),
-        main_z=middle(given(config.z)),
+        main_z=main_z(given(config.z)),
         records=found.records,
         small_train_loss=SMALL_TRAIN_LOSS,
     )

@@ -13,7 +13,7 @@ from curvescope.experiments.dimension_records import (
     SMALL_TRAIN_LOSS,
     compared,
     given,
-    middle,
+    main_z,
 )
 from curvescope.experiments.network_sweep import (
     PAPER,
@@ -94,7 +94,7 @@ def width_depth(config: WidthDepth, *, folder: Path | None = None) -> dict[str, 
         cost=found.cost,
         settings=decisive(config),
         z=given(config.z),
-        main_z=middle(given(config.z)),
+        main_z=main_z(given(config.z)),
         records=found.records,
         small_train_loss=SMALL_TRAIN_LOSS,
     )

@@ -203,7 +203,11 @@ def flat(record: Mapping[str, Any], zs: Sequence[float]) -> dict[str, Any]:
 
 
 def _means(result: DimensionSweep | DimensionMap, axes: tuple[str, ...]) -> list[Any]:
-    """Return one row a network with the means over its seeds."""
+    """Return one row a network with the means over its seeds.
+
+    An estimate stands with its interval, such as ``"80.8 (0 to 231)"``; of several seeds
+    with the mean of both ends, as wide as one network's.
+    """
     groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
     for record in result.records:
         groups.setdefault(tuple(record[axis] for axis in axes), []).append(record)
@@ -218,7 +222,23 @@ def _means(result: DimensionSweep | DimensionMap, axes: tuple[str, ...]) -> list
             *(n for n in first if n.startswith(f"{DIMENSION}_z")),
         ):
             if name in first:
-                values = [float(flat(member, result.z)[name]) for member in members]
-                row[name.replace(DIMENSION, "n_eff")] = sum(values) / len(values)
+                mean = _mean(members, name, result.z)
+                low, high = (
+                    name.replace(DIMENSION, f"{DIMENSION}_{end}")
+                    for end in ("low", "high")
+                )
+                row[name.replace(DIMENSION, "n_eff")] = (
+                    f"{mean:.4g} ({_mean(members, low, result.z):.4g} to "
+                    f"{_mean(members, high, result.z):.4g})"
+                    if name.startswith(DIMENSION) and low in first and high in first
+                    else mean
+                )
         rows.append(row)
     return rows
+
+
+def _mean(
+    members: Sequence[Mapping[str, Any]], name: str, zs: Sequence[float]
+) -> float:
+    values = [float(flat(member, zs)[name]) for member in members]
+    return sum(values) / len(values)

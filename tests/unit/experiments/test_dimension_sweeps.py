@@ -14,14 +14,18 @@ from curvescope.data import load
 from curvescope.experiments import experiment, small_nets, spiral_nets
 from curvescope.experiments.base import filled
 from curvescope.experiments.conv_nets import build_conv
-from curvescope.experiments.dimension_records import peak_distances, verdicts
+from curvescope.experiments.dimension_records import (
+    main_z,
+    peak_distances,
+    verdicts,
+)
 from curvescope.experiments.double_descent import FAMILY as RESNETS
 from curvescope.experiments.double_descent import DoubleDescent, double_descent
 from curvescope.experiments.two_spirals import TwoSpirals, points_of, two_spirals
 from curvescope.experiments.width_depth import FAMILY as CONVNETS
 from curvescope.experiments.width_depth import WidthDepth, width_depth
 from curvescope.models import build
-from curvescope.results import DimensionSweep, Provenance
+from curvescope.results import DimensionMap, DimensionSweep, Provenance
 from curvescope.training import published
 
 TOY = {"seeds": 2, "epochs": 15, "num_samples": 24, "jobs": 1, "label_noise": 0.5}
@@ -72,6 +76,44 @@ def test_a_width_is_what_plain_torch_trains_and_measures():
             float((e := eigenvalues.clamp_min(0)) @ (1 / (e + z))) for z in sweep.z
         ]
         assert record["effective_dimension"] == pytest.approx(expected, rel=1e-3)
+
+
+def estimated(record):
+    """A record whose effective dimension is an estimate, with its interval."""
+    value = [float(record["width"]), 80.7737]
+    return record | {
+        "effective_dimension": value,
+        "effective_dimension_low": [v - 4.0 for v in value],
+        "effective_dimension_high": [v + 150.5 for v in value],
+    }
+
+
+@pytest.mark.parametrize("kind", [DimensionSweep, DimensionMap])
+def test_an_estimate_is_printed_with_its_interval(kind):
+    common = {"train_loss": 0.1, "test_loss": 0.2, "num_params": 7, "depth": 1}
+    records = [
+        estimated({"width": width, "seed": seed, **common})
+        for width in (1, 2)
+        for seed in (0, 1)
+    ]
+    options = {"axis": "width"} if kind is DimensionSweep else {}
+    found = kind(
+        of=Provenance(), z=(1e-3, 1e-2), main_z=1e-3, records=tuple(records), **options
+    )
+
+    assert "80.77 (76.77 to 231.3)" in str(found)
+    assert "2 (-2 to 152.5)" in str(found)
+    exact = [
+        {k: v for k, v in record.items() if k[-4:] not in ("_low", "high")}
+        for record in records
+    ]
+    assert " to " not in str(dataclasses.replace(found, records=tuple(exact)))
+
+
+def test_the_published_z_stands_for_all_where_it_is_among_them():
+    assert main_z(filled(DoubleDescent(preset="paper")).z) == 1 / 391
+    assert main_z(filled(WidthDepth(preset="paper")).z) == 1 / 391
+    assert main_z(filled(DoubleDescent()).z) == 1e-2
 
 
 def test_label_noise_changes_the_part_that_was_asked_for_and_no_image():
