@@ -2,7 +2,7 @@
 
 import copy
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar, final
@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from curvescope import models
 from curvescope._core.checks import message, one_of, positive_int
 from curvescope._core.fingerprints import combine
-from curvescope.analysis.directions import is_dense
+from curvescope.analysis.directions import check_bottom, is_dense
 from curvescope.data import ImageDataset, statistics
 from curvescope.data.catalog import CATALOG
 from curvescope.experiments import conv_nets
@@ -139,8 +139,11 @@ class AroundWeights:
         measure: Callable[["AroundWeights", Path | None], Result],
         *,
         test: Callable[[Built], Problem | None] = lambda _: None,
+        directions: Sequence[str] = (),
     ) -> None:
         built = build_problem(config)
+        # Before anything is trained.
+        check_bottom(built.problem, None, directions)
         self.config, self.problem = config, built.problem
         self.test = test(built)
         self.checks: Mapping[str, str] = built.checks
@@ -199,7 +202,13 @@ class AroundWeights:
 
 
 def plan_around(
-    config: WeightsSettings, *, what: str, passes: int, products: int, num_pairs: int
+    config: WeightsSettings,
+    *,
+    what: str,
+    passes: int,
+    products: int,
+    num_pairs: int,
+    directions: Sequence[str] = (),
 ) -> Plan:
     """Say what an experiment will cost, from the operations of a forward pass.
 
@@ -209,8 +218,13 @@ def plan_around(
         passes: Forward passes over all data.
         products: With the Hessian, besides those of the eigensolver.
         num_pairs: Eigenpairs that the eigensolver would compute; 0 for none.
+        directions: Kinds of directions, of which a large model does not have all.
+
+    Raises:
+        ValueError: If it does not have one of them.
     """
     problem, num_samples = _planned(config)
+    check_bottom(problem, None, directions)
     seconds = _pass_seconds(problem, num_samples, config.batch_size)
     size, dense = problem.num_params, 0.0
     if num_pairs and is_dense(problem):

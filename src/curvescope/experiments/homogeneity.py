@@ -138,7 +138,9 @@ def prepare(config: HomogeneitySettings) -> AroundWeights:
             generator=torch.Generator().manual_seed(config.seed),
         )
 
-    return AroundWeights(config, "homogeneity", measure, test=test)
+    return AroundWeights(
+        config, "homogeneity", measure, test=test, directions=config.directions
+    )
 
 
 def check(config: HomogeneitySettings) -> None:
@@ -176,6 +178,7 @@ def plan(config: HomogeneitySettings) -> Plan:
         passes=draws * (len(config.step_lengths) + 1),
         products=draws,
         num_pairs=max(config.num_pairs, config.num_top) if spectral else 0,
+        directions=config.directions,
     )
 
 

@@ -109,7 +109,9 @@ def prepare(config: SurfaceSettings) -> AroundWeights:
             generator=torch.Generator().manual_seed(config.seed),
         )
 
-    return AroundWeights(config, "loss_surface", measure)
+    return AroundWeights(
+        config, "loss_surface", measure, directions=(config.directions,)
+    )
 
 
 def check(config: SurfaceSettings) -> None:
@@ -143,6 +145,7 @@ def plan(config: SurfaceSettings) -> Plan:
         passes=side**config.num_dims,
         products=config.num_dims + (config.directions == "gradient"),
         num_pairs=config.num_top if config.directions in SPECTRAL else 0,
+        directions=(config.directions,),
     )
 
 

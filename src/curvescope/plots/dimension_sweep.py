@@ -49,7 +49,8 @@ def plot_dimension_sweep(
 ) -> Figure:
     """Draw losses on the left axis and the effective dimension on the right one.
 
-    Lines are means over the seeds, bands reach from the lowest to the highest. Where the
+    Lines are means over the seeds, bands reach from the lowest to the highest; that of an
+    estimated effective dimension over all its 95 % intervals. Where the
     mean train loss is not small the ground is grey: nothing is claimed there. Below, test
     loss and the effective dimension at every ``z``, each divided by its largest mean, so
     that the places of the peaks can be compared.
@@ -78,6 +79,10 @@ def plot_dimension_sweep(
         right = left.twinx()
         _draw_losses(left, result)
         _draw_dimension(right, result)
+        for color, meaning in _band_meanings(result):
+            left.fill_between(
+                [], [], color=PALETTE[color], alpha=BAND_ALPHA, label=meaning
+            )
         _draw_peaks(below, result)
         _shade(left, result, named=True)
         _shade(below, result, named=False)
@@ -126,13 +131,28 @@ def _draw_dimension(axes: Axes, result: DimensionSweep) -> None:
     axes.set_ylabel("effective dimension", color=PALETTE["green"])
 
 
+def _has_intervals(result: DimensionSweep) -> bool:
+    return f"{DIMENSION}_low" in result.records[0]
+
+
+def _band_meanings(result: DimensionSweep) -> list[tuple[str, str]]:
+    """Say what the bands of each colour are; nothing of those without a height."""
+    found, number = [], len(result.seeds)
+    if number > 1:
+        found.append(("muted", f"bands: lowest to highest of {number} seeds"))
+    if _has_intervals(result):
+        every = " of all seeds" if number > 1 else ""
+        found.append(("green", f"green band: 95 % intervals{every}"))
+    return found
+
+
 def _line_and_band(
     axes: Axes, result: DimensionSweep, name: str, color: str, marker: str, label: str
 ) -> None:
     values = array(result.values(name))
     means = np.nanmean(values, axis=1)
     low, high = np.nanmin(values, axis=1), np.nanmax(values, axis=1)
-    if name == DIMENSION and f"{name}_low" in result.records[0]:
+    if name == DIMENSION and _has_intervals(result):
         low = np.nanmin(array(result.values(f"{name}_low")), axis=1)
         high = np.nanmax(array(result.values(f"{name}_high")), axis=1)
     axes.fill_between(

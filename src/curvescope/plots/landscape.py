@@ -49,7 +49,8 @@ def plot_loss_surface(
 
     Axes are lengths in parameter space. A plane has one scale on both, unless one axis
     is longer than three times the other; colours are measured points, one a cell, and
-    nothing is interpolated but the contours.
+    nothing is interpolated but the contours. The plane ends at its outermost points, in
+    the middle of their cells.
 
     Args:
         result: The surface.
@@ -160,6 +161,7 @@ def _draw_plane(
     lengths = (float(x[-1] - x[0]), float(y[-1] - y[0]))
     equal = max(lengths) <= _LONGEST * min(lengths)
     shades = draw_cells(axes, x, y, losses, norm, equal=equal)
+    axes.set(xlim=(x[0], x[-1]), ylim=(y[0], y[-1]))
     meanings = _contours(axes, result, losses, _levels(norm))
     mark_present_weights(axes, size=6)
     axes.set_xlabel(_axis_label(result, 0, 0.85 * size[0]), parse_math=False)

@@ -1,5 +1,7 @@
 """Loss surfaces and homogeneity of any model, as experiments."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -112,3 +114,22 @@ def test_absent_weights_are_refused(tmp_path):
     config = row.config(weights=tmp_path / "none.pt")
     with pytest.raises(FileNotFoundError, match="`weights` must be a file"):
         row.check(config)
+
+
+@pytest.mark.parametrize(
+    ("name", "directions"),
+    [("loss-surface", "bottom"), ("homogeneity", ("top", "bottom"))],
+)
+@pytest.mark.parametrize("step", ["plan", "prepare"])
+def test_bottom_of_a_large_model_is_refused_before_training_and_in_plans(
+    name, directions, step
+):
+    row = experiment(name)
+    config = row.config(
+        model="lenet", data="mnist", num_samples=4, epochs=1, directions=directions
+    )
+    if step == "prepare":
+        config = replace(config, data="digits", model="mlp", model_arg=("hidden=[80]",))
+
+    with pytest.raises(ValueError, match="not need the flattest eigenvectors"):
+        getattr(row, step)(config)

@@ -1,5 +1,6 @@
 """Figures of sweeps, maps, boundaries and surfaces: drawn where it was measured."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -270,3 +271,23 @@ def test_surfaces_share_their_colours_and_tell_true_lengths():
     # First coordinate to the right.
     data = images[0].get_array()
     assert data[2, 4] > data[2, 0]
+
+
+def test_the_legend_says_what_the_bands_are():
+    def bands(result):
+        labels = [t.get_text() for t in plot(result).legends[0].get_texts()]
+        return [label for label in labels if "band" in label]
+
+    low, high = {"effective_dimension_low": [1.0, 2.0]}, [50.0, 60.0]
+    estimated = tuple(
+        {**r, **low, "effective_dimension_high": high} for r in sweep().records
+    )
+    seeds = "bands: lowest to highest of 2 seeds"
+
+    assert bands(sweep(seeds=1)) == []
+    assert bands(sweep()) == [seeds]
+    both = bands(dataclasses.replace(sweep(), records=estimated))
+    assert both == [seeds, "green band: 95 % intervals of all seeds"]
+    single = tuple(r for r in estimated if r["seed"] == 0)
+    only = bands(dataclasses.replace(sweep(), records=single))
+    assert only == ["green band: 95 % intervals"]

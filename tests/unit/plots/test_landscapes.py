@@ -91,6 +91,13 @@ def test_a_plane_has_one_scale_and_cells_around_their_points():
     assert axes.get_ylabel().endswith("second")
 
 
+def test_a_plane_ends_at_the_outermost_points():
+    axes = plots.plot_loss_surface(surface(far=(1.0, 0.7))).axes[0]
+
+    assert axes.get_xlim() == (-1.0, 1.0)
+    assert axes.get_ylim() == pytest.approx((-0.7, 0.7))
+
+
 def test_a_plane_with_one_long_axis_gives_up_the_common_scale():
     assert (
         plots.plot_loss_surface(surface(far=(1.0, 20.0))).axes[0].get_aspect() == "auto"
