@@ -98,7 +98,10 @@ def instance(
     if isinstance(value, kinds):
         return value
     each = kinds if isinstance(kinds, tuple) else (kinds,)
-    contract = f"be {' or '.join(f'a {kind.__name__}' for kind in each)}"
+    names = [kind.__name__ for kind in each]
+    articles = ["an" if name[0] in "AEIOUaeio" else "a" for name in names]
+    pairs = zip(articles, names, strict=True)
+    contract = f"be {' or '.join(' '.join(pair) for pair in pairs)}"
     raise TypeError(message(argument, contract, describe(value), remedy))
 
 

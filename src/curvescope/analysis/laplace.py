@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from curvescope._core.checks import message, one_of, positive_int, real
+from curvescope._core.checks import instance, message, one_of, positive_int, real
 from curvescope._core.errors import ChangedDuringComputationError
 from curvescope._core.memory import available_memory, peak_memory
 from curvescope._core.random import resolve_generator
@@ -39,6 +39,7 @@ METHODS = ("auto", "exact", "low_rank")
 # Beyond this the SVD of a factor takes minutes on two cores.
 _EXACT_SIDE = 3000
 _NEWTON_NATS = 1.0
+_MAKE_PROBLEM = "Make one: `cs.Problem(model, loss, data)`."
 # Inputs that share a graph: a row costs a backward pass over all of them.
 _GROUP = 4
 
@@ -101,6 +102,7 @@ def laplace(
         MacKay (1992), doi:10.1162/neco.1992.4.3.448; Khan et al. (2019),
         arXiv:1906.01930; Immer et al. (2021), arXiv:2008.08400.
     """
+    instance("problem", problem, Problem, _MAKE_PROBLEM)
     one_of("method", method, METHODS)
     options = {
         "rank": positive_int("rank", rank),
@@ -362,6 +364,9 @@ def laplace_predict(
         1.0
     """
     began = time.perf_counter()
+    remedy = "Compute one: `laplace(problem, ...)`."
+    instance("posterior", posterior, LaplacePosterior, remedy)
+    instance("problem", problem, Problem, _MAKE_PROBLEM)
     if problem.refresh() != posterior.of.fingerprint:
         contract = "be the posterior's own, with the weights it was computed at"
         remedy = "Compute the posterior again."

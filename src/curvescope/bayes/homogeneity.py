@@ -17,7 +17,7 @@ from typing import Literal, final
 import torch
 from torch import Tensor
 
-from curvescope._core.checks import message, positive_int, real
+from curvescope._core.checks import instance, message, positive_int, real
 from curvescope._core.random import gaussian, resolve_generator
 from curvescope.curvature import Hessian, Jacobian
 from curvescope.problem import Problem
@@ -69,6 +69,8 @@ def check_function_space_homogeneity(
         Maddox, Benton, Wilson (2020), arXiv:2003.02139, section 5 and appendix.
     """
     began = time.perf_counter()
+    remedy = "Make one: `cs.Problem(model, loss, data)`."
+    instance("problem", problem, Problem, remedy)
     number = positive_int("num_directions", num_directions)
     generator = resolve_generator(generator)
     original, problem = problem, _plain(problem.promoted())

@@ -6,7 +6,7 @@ from typing import final
 
 import torch
 
-from curvescope._core.checks import message, real
+from curvescope._core.checks import instance, message, real
 from curvescope.losses.cross_entropy import NLL, CrossEntropy
 from curvescope.losses.elementwise import BCEWithLogits, SquaredError
 from curvescope.problem import Problem
@@ -54,6 +54,8 @@ def likelihood_of(
         >>> likelihood_of(problem, noise_variance=0.25).factor
         2.0
     """
+    remedy = "Make one: `cs.Problem(model, loss, data)`."
+    instance("problem", problem, Problem, remedy)
     loss = problem.loss
     if isinstance(loss, SquaredError):
         if noise_variance is None:

@@ -10,7 +10,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from curvescope._core.checks import describe, message, one_of, real, real_tensor
+from curvescope._core.checks import (
+    describe,
+    instance,
+    message,
+    one_of,
+    real,
+    real_tensor,
+)
 from curvescope.bayes.likelihood import likelihood_of
 from curvescope.problem import Problem
 from curvescope.results import Eigenpairs, Provenance, RegularisationScale
@@ -96,6 +103,8 @@ def z_from_weight_decay(
         >>> z_from_weight_decay(problem, weight_decay=0.25).z
         1.0
     """
+    remedy = "Make one: `cs.Problem(model, loss, data)`."
+    instance("problem", problem, Problem, remedy)
     one_of("trained_on", trained_on, ("mean", "sum"))
     if weight_decay is None:
         # The problem's own is added to the problem's objective, as it is reduced.

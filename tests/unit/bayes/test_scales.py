@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 import curvescope as cs
-from curvescope.analysis import laplace
+from curvescope.analysis import laplace, laplace_predict
 from curvescope.bayes import (
+    check_function_space_homogeneity,
     linear_posterior,
     z_from_kink,
     z_from_prior,
@@ -192,3 +193,22 @@ def test_negative_and_zero_eigenvalues_do_not_make_a_kink():
 def test_a_spectrum_that_holds_no_real_numbers_is_refused(spectrum):
     with pytest.raises(TypeError, match="`spectrum` must hold real numbers"):
         z_from_kink(spectrum)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: laplace("x", prior_precision=1.0),
+        lambda: check_function_space_homogeneity("x"),
+        lambda: z_from_prior("x", prior_variance=1.0),
+        lambda: z_from_weight_decay("x", weight_decay=1.0),
+    ],
+)
+def test_what_is_no_problem_is_refused(call):
+    with pytest.raises(TypeError, match="`problem` must be a Problem; got 'x'"):
+        call()
+
+
+def test_what_is_no_laplace_posterior_is_refused():
+    with pytest.raises(TypeError, match="`posterior` must be a LaplacePosterior"):
+        laplace_predict(None, None, torch.ones(1, 2))
