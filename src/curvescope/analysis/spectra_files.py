@@ -321,7 +321,7 @@ def _check_same_run(stored: np.ndarray, values: np.ndarray, path: str | Path) ->
         restored = np.sort(np.concatenate([kept, marked]))[::-1]
         if (np.abs(restored - true) <= slack).all():
             return
-    raise ValueError(message("path", contract, f"{path} with two runs'"))
+    raise ValueError(message("path", contract, f"{path} with those of another run"))
 
 
 def effective_dimension_of_file(

@@ -254,7 +254,7 @@ def test_a_file_without_the_tridiagonal_matrix_drops_the_sentinels(tmp_path):
         ({"pos_evals": np.ones(1), "pos_bases": np.array([["a"]])}, "real numbers"),
         ({"pos_evals": np.ones(1), "pos_bases": np.eye(1) * np.nan}, "finite real"),
         ({"pos_evals": np.arange(2.0, 5), "pos_bases": np.eye(2)}, "whose eigenvalues"),
-        ({"pos_evals": [9.0, 5.0], "pos_bases": np.diag([7.0, 5.0])}, "two runs"),
+        ({"pos_evals": [9.0, 5.0], "pos_bases": np.diag([7.0, 5.0])}, "another run"),
         ({"pos_evals": np.array([object()], dtype=object)}, "without objects"),
     ],
 )
