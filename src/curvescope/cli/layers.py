@@ -1,21 +1,17 @@
 """``curvescope layers``: the layers' own blocks, and the blocks between layers."""
 
-import shlex
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from rich.console import Console
 
-from curvescope._core import files
 from curvescope._core.checks import message
-from curvescope._core.progress import showing_progress
 from curvescope.analysis.block_norms import block_norms
 from curvescope.analysis.layers import layer_curvature
-from curvescope.cli import runs
+from curvescope.cli.measuring import run_measured
 from curvescope.cli.options import Layers
-from curvescope.cli.problems import build_problem
 from curvescope.problem import Problem
-from curvescope.report import collect_environment, load_results, report
 from curvescope.results import Result, load
 
 
@@ -30,35 +26,11 @@ def run_layers(command: Layers, words: list[str], out: Console) -> None:
         got = command.problem.matrix
         raise ValueError(message("--matrix", "be left out", got, remedy))
     groups = read_groups(command.groups)
-    options = command.problem
-    folder = options.out or runs.default_folder("layers", options.model, options.data)
-    config = runs.configuration("layers", command)
-    runs.open_folder(folder, config)
-    built = build_problem(options)
-    config["problem"] = built.problem.refresh()
-    if runs.open_folder(folder, config):
-        results = load_results(folder)
-        page = folder / "report.html"
-    else:
-        for check, text in built.checks.items():
-            out.print(f"{check}: {text}", markup=False)
-        files.write_json(folder / "config.json", config)
-        with showing_progress():
-            results = _measure(command, built.problem, groups, folder)
-        page = report(
-            results,
-            path=folder,
-            title=f"{options.model} on {options.data}: layers",
-            command=shlex.join(["curvescope", *words]),
-            environment=collect_environment(seed=options.seed),
-            config=config,
-            checks=built.checks,
-        )
-    for result in results.values():
-        out.print()
-        out.print(str(result), markup=False)
-    out.print()
-    out.print(f"report: {page.resolve()}", markup=False)
+
+    def measure(problem: Problem, folder: Path) -> Mapping[str, Result]:
+        return _measure(command, problem, groups, folder)
+
+    run_measured("layers", command, measure, words, out)
 
 
 def read_groups(words: tuple[str, ...]) -> dict[str, tuple[str, ...]] | None:
