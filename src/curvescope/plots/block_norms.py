@@ -6,8 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from curvescope.plots.axes import signed_log_ticks, tick_labels
-from curvescope.plots.magnitudes import MATRIX_STYLES
+from curvescope.plots.magnitude_maps import (
+    magnitude_bar,
+    magnitude_map,
+    magnitude_scale,
+    name_layers,
+    name_matrix,
+    zero_legend,
+)
 from curvescope.plots.style import (
     PALETTE,
     WIDE,
@@ -25,9 +31,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Smaller norms, relative to the largest, all have the darkest colour.
-_RANGE = 1e-6
-_HATCH = "////"
+# Norms that are smaller than the largest by more all have the darkest colour.
+_DECADES = 6.0
 # More cells than this hold no numbers.
 _MOST_NUMBERS = 6
 
@@ -66,25 +71,26 @@ def plot_block_norms(
         figure = new_figure(size)
         shape = (count, 1) if narrow else (1, count)
         panels = figure.subplots(*shape, squeeze=False).ravel()
-        scale = _scale(norms)
+        maps = list(norms.values())
+        scale = magnitude_scale(maps, decades=_DECADES)
         shades: Any = None
         for place, (axes, name) in enumerate(zip(panels, norms, strict=True)):
-            drawn = _heat_map(axes, norms[name], scale)
+            extent = (-0.5, layers - 0.5)
+            drawn = magnitude_map(axes, norms[name], scale, extent=extent)
             shades = shades or drawn
             if layers <= _MOST_NUMBERS:
                 _numbers(axes, norms[name], scale, narrow=narrow)
             _name_layers(axes, result, named_rows=narrow or place == 0)
-            style = MATRIX_STYLES.get(name)
-            heading = name if style is None else style.name
-            axes.set_title(heading, fontsize=9.5, fontweight="normal", parse_math=False)
+            name_matrix(axes, name)
         if shades is not None:
-            _color_bar(figure, shades, list(panels), result, size)
+            label = with_unit("Frobenius norm", result, min(size[1], 3.4))
+            magnitude_bar(figure, shades, list(panels), maps, label, size)
         if title is None:
             title = "Norms of the blocks between layers"
         if title:
             set_figure_title(figure, title)
         if any((values == 0).any() for values in norms.values()):
-            _legend(figure)
+            zero_legend(figure)
     return figure
 
 
@@ -93,55 +99,6 @@ def block_norms_size(num_matrices: int, width: float) -> tuple[float, float]:
     if is_narrow((width, 0.0)):
         return (width, 2.75 * num_matrices + 1.3)
     return (width, (width - 1.9) / max(num_matrices, 1) + 2.0)
-
-
-def _scale(norms: dict[str, np.ndarray]) -> Any:
-    """Return one logarithmic scale for all panels; ``None`` if all are zero."""
-    from matplotlib.colors import LogNorm
-
-    found = [values[values > 0] for values in norms.values()]
-    positive = np.concatenate([np.zeros(0), *found])
-    if positive.size == 0:
-        return None
-    largest, smallest = float(positive.max()), float(positive.min())
-    low = max(smallest, _RANGE * largest)
-    return LogNorm(low if low < largest else largest / 10, largest)
-
-
-def _heat_map(axes: Axes, values: np.ndarray, scale: Any) -> Any:
-    import matplotlib as mpl
-    from matplotlib.patches import Rectangle
-
-    count = len(values)
-    axes.grid(visible=False)
-    axes.set_xlim(-0.5, count - 0.5)
-    axes.set_ylim(count - 0.5, -0.5)
-    axes.set_aspect("equal")
-    for spine in axes.spines.values():
-        spine.set_visible(True)
-    zeros = Rectangle(
-        (-0.5, -0.5),
-        count,
-        count,
-        facecolor="none",
-        edgecolor=PALETTE["line"],
-        hatch=_HATCH,
-        linewidth=0.0,
-        zorder=0.5,
-    )
-    axes.add_patch(zeros)
-    if scale is None:
-        return None
-    colors = mpl.colormaps["viridis"].with_extremes(bad=(0, 0, 0, 0))
-    return axes.imshow(
-        np.ma.masked_equal(values, 0.0),
-        norm=scale,
-        cmap=colors,
-        interpolation="nearest",
-        interpolation_stage="data",
-        aspect="equal",
-        zorder=1,
-    )
 
 
 def _numbers(axes: Axes, values: np.ndarray, scale: Any, *, narrow: bool) -> None:
@@ -166,53 +123,7 @@ def _numbers(axes: Axes, values: np.ndarray, scale: Any, *, narrow: bool) -> Non
 
 def _name_layers(axes: Axes, result: BlockNorms, *, named_rows: bool) -> None:
     count = len(result.layers)
-    step = -(-count // 20)
-    places = list(range(0, count, step))
+    places = list(range(0, count, -(-count // 20)))
     names = [shorten(result.layers[place], 16) for place in places]
-    axes.set_xticks(places, labels=names, rotation=90)
-    axes.set_yticks(places, labels=names if named_rows else [""] * len(names))
-    axes.tick_params(length=2.0)
-    small = 8.0 if count <= 12 else 6.5
-    for label in (*axes.get_xticklabels(), *axes.get_yticklabels()):
-        label.set(parse_math=False, fontsize=small, color=PALETTE["ink"])
-
-
-def _color_bar(
-    figure: Figure,
-    shades: Any,
-    panels: list[Axes],
-    result: BlockNorms,
-    size: tuple[float, float],
-) -> None:
-    from matplotlib.ticker import NullLocator
-
-    values = np.concatenate([array(v).ravel() for v in result.norms.values()])
-    any_below = bool(((values > 0) & (values < shades.norm.vmin)).any())
-    bar = figure.colorbar(
-        shades,
-        ax=panels,
-        location="right",
-        shrink=0.5 if is_narrow(size) else 0.7,
-        extend="min" if any_below else "neither",
-        aspect=18,
-        pad=0.02,
-    )
-    # As vectors the bar would be 256 polygons in colours that no page can exchange.
-    if bar.solids is not None:
-        bar.solids.set_rasterized(True)
-    for patch in bar.ax.patches:
-        patch.set_rasterized(True)
-    low, high = shades.norm.vmin, shades.norm.vmax
-    ticks = [t for t in signed_log_ticks(low, high, low, most=6) if low <= t <= high]
-    bar.set_ticks(ticks, labels=tick_labels(ticks))
-    bar.ax.yaxis.set_minor_locator(NullLocator())
-    label = with_unit("Frobenius norm", result, min(size[1], 3.4))
-    bar.set_label(label, fontsize=9.0)
-    bar.outline.set_visible(False)
-
-
-def _legend(figure: Figure) -> None:
-    from matplotlib.patches import Patch
-
-    zero = Patch(facecolor="none", edgecolor=PALETTE["line"], hatch=_HATCH)
-    figure.legend([zero], ["exactly zero"], loc="outside lower left")
+    fontsize = 8.0 if count <= 12 else 6.5
+    name_layers(axes, places, names, named_rows=named_rows, fontsize=fontsize)
