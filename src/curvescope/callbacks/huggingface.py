@@ -1,7 +1,7 @@
 """Tracking of curvature by the trainer of Hugging Face's transformers."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -9,13 +9,17 @@ from torch import Tensor, nn
 
 from curvescope._core.checks import describe, message
 from curvescope._core.imports import require
+from curvescope._core.memory import available_memory
+from curvescope._core.processes import ALONE
 from curvescope.autodiff.network import preserved_random_state, unwrapped
 from curvescope.callbacks.base import Tracking
 from curvescope.losses import CrossEntropy, SquaredError
 from curvescope.problem import Problem
+from curvescope.problem.batches import Adapter, BatchSource, default_adapter
 from curvescope.results import TrackingCurve
 
 _TOLERANCE = 1e-3
+_PEEK = 256
 
 
 def _callback_class() -> Any:
@@ -42,8 +46,10 @@ class CurvatureCallback(_Callback):
             ``labels``; a list of them, or a loader. A dataset of samples needs a loader
             with the trainer's collator.
         loss: The loss, as `Problem` takes it. By default the model's own, known for
-            classification of sequences and tokens, and for causal and masked language
-            models; it is compared with what the model says on the first batch.
+            classification of sequences, images and tokens (with one output regression,
+            with float labels multi-label classification, as in transformers), and for
+            causal and masked language models; it is compared with what the model says
+            on the first batch.
         problem: Further options of `Problem`, such as ``params``.
         use_optimizer: Whether the trainer's optimiser gives the limit of stability and
             the metric.
@@ -70,11 +76,9 @@ class CurvatureCallback(_Callback):
         settings = dict(problem or {})
 
         def make(model: nn.Module) -> Problem:
-            own = model_loss(model) if loss is None else loss
-            made = Problem(model, own, data, **settings)
             if loss is None:
-                check_own_loss(made)
-            return made
+                return own_problem(model, data, settings)
+            return Problem(model, loss, data, **settings)
 
         self._tracking = Tracking(make, dict(options), use_optimizer)
         self._prefix = prefix
@@ -129,28 +133,97 @@ class CurvatureCallback(_Callback):
         return self._tracking.result()
 
 
-def model_loss(model: nn.Module) -> Any:
+def own_problem(model: nn.Module, data: Any, settings: Mapping[str, Any]) -> Problem:
+    """Return the problem with the loss that a model of transformers computes itself.
+
+    Raises:
+        ValueError: If the model's loss is not known here, or is another one.
+    """
+    options = dict(settings)
+    adapter: Adapter = options.pop("batch_adapter", None) or default_adapter
+    kind = None
+    if has_problem_type(model):
+        if isinstance(data, Iterator):
+            data = list(data)  # it is looked at once more
+        kind = problem_type(model, lambda: first_labels(data, adapter))
+        config: Any = model.config
+        if kind == "regression" and config.num_labels == 1:
+            adapter = in_a_column(adapter)
+    made = Problem(
+        model, model_loss(model, kind), data, batch_adapter=adapter, **options
+    )
+    check_own_loss(made)
+    return made
+
+
+def has_problem_type(model: nn.Module) -> bool:
+    """Tell whether the model's configuration says which loss it has."""
+    return type(unwrapped(model)).__name__.endswith(
+        ("ForSequenceClassification", "ForImageClassification")
+    )
+
+
+def problem_type(model: nn.Module, labels: Callable[[], Any]) -> str:
+    """Return what transformers takes a classifier's labels for.
+
+    The rule is transformers' own: what the configuration says; else a single output is
+    a regression, labels of type long or int name one class, and others are multi-label.
+    """
+    config: Any = model.config
+    if config.problem_type is not None:
+        return str(config.problem_type)
+    if config.num_labels == 1:
+        return "regression"
+    kind = getattr(labels(), "dtype", None)
+    one = kind in (torch.long, torch.int)
+    return "single_label_classification" if one else "multi_label_classification"
+
+
+def first_labels(data: Any, adapter: Adapter) -> Any:
+    """Return the labels of the first batch."""
+    place = torch.device("cpu")
+    limit = available_memory(place) // 4
+    source = BatchSource(data, adapter, _PEEK, place, torch.float32, limit)
+    source.read(ALONE)
+    return next(iter(source)).targets
+
+
+def in_a_column(adapter: Adapter) -> Adapter:
+    """Give labels of shape ``(n,)`` the shape ``(n, 1)`` of a single output.
+
+    Transformers squeezes both instead, which is the same loss.
+    """
+
+    def adapt(batch: Any) -> tuple[Any, Any]:
+        inputs, labels = adapter(batch)
+        if isinstance(labels, Tensor) and labels.ndim == 1:
+            labels = labels[:, None]
+        return inputs, labels
+
+    return adapt
+
+
+def model_loss(model: nn.Module, kind: str | None = None) -> Any:
     """Return the loss that a model of transformers computes from its labels.
+
+    Args:
+        model: The model.
+        kind: Its `problem_type`, where it has one.
 
     Raises:
         ValueError: If it is not known here.
     """
     name = type(unwrapped(model)).__name__
-    config = getattr(model, "config", None)
-    if name.endswith("ForSequenceClassification"):
-        kind = getattr(config, "problem_type", None)
-        if kind == "regression" or getattr(config, "num_labels", 2) == 1:
-            return SquaredError()
-        if kind in (None, "single_label_classification"):
-            return "cross_entropy"
-        if kind == "multi_label_classification":
-            return "bce_with_logits"
+    if kind == "regression":
+        return SquaredError()
+    if kind == "single_label_classification":
+        return "cross_entropy"
+    if kind == "multi_label_classification":
+        return "bce_with_logits"
     if name.endswith(("ForTokenClassification", "ForMaskedLM")):
         return CrossEntropy(class_dim=-1)
     if name.endswith(("ForCausalLM", "LMHeadModel")):
         return "causal_lm"
-    if name.endswith("ForImageClassification"):
-        return "cross_entropy"
     remedy = (
         'Pass it: `loss="cross_entropy"`, or a `cs.Loss(...)` of logits and labels.'
     )
@@ -169,6 +242,8 @@ def check_own_loss(problem: Problem) -> None:
     if inputs is None or not isinstance(batch.targets, Tensor):
         return
     _, parameters = problem.leaves()
+    config: Any = getattr(problem.model, "config", None)
+    before = getattr(config, "problem_type", None)
     with (
         problem.network.running(),
         torch.no_grad(),
@@ -182,6 +257,8 @@ def check_own_loss(problem: Problem) -> None:
         outputs = problem.outputs(batch, parameters)
         ours = float(problem.loss.total(outputs, batch.targets))
         ours /= problem.loss.denominator(outputs, batch.targets)
+    if getattr(config, "problem_type", None) != before:
+        config.problem_type = before  # what it infers it also writes down
     theirs = getattr(own, "loss", None)
     if not isinstance(theirs, Tensor):
         text = describe(type(own))

@@ -227,3 +227,85 @@ def test_any_other_loss_can_be_given():
     problem = callback._tracking.make_problem(classifier())
 
     assert problem.loss.label_smoothing == 0.1
+
+
+def with_labels(labels):
+    """Return two batches of the probe with these labels."""
+    rows = [
+        {**row, "labels": y.tolist()} for row, y in zip(samples(), labels, strict=True)
+    ]
+    return probe(rows)
+
+
+NUMBERS = torch.linspace(-1.0, 1.0, NUM)
+SEVERAL = (torch.arange(3 * NUM).reshape(NUM, 3) % 5 < 2).float()
+
+
+@pytest.mark.parametrize(
+    ("num_labels", "labels", "loss"),
+    [
+        (1, NUMBERS, "mse"),
+        (1, NUMBERS[:, None], "mse"),
+        (3, SEVERAL, "bce_with_logits"),
+        (3, torch.arange(NUM) % 3, "cross_entropy"),
+    ],
+)
+@pytest.mark.parametrize("once", [False, True])
+def test_what_labels_mean_is_inferred_as_the_model_does(num_labels, labels, loss, once):
+    seed_everything(0)
+    config = classifier().config
+    config.num_labels = num_labels
+    model = transformers.BertForSequenceClassification(config).eval()
+    batches = with_labels(labels)
+    callback = CurvatureCallback(iter(batches) if once else batches, every=1)
+
+    problem = callback._tracking.make_problem(model)
+
+    assert problem.loss.name == loss
+    assert model.config.problem_type is None, "the user's configuration was changed"
+    with torch.no_grad():
+        losses = [float(model(**batch).loss) for batch in batches]
+    assert problem.evaluate().loss == pytest.approx(sum(losses) / 2, rel=1e-5)
+
+
+def test_an_images_labels_are_taken_in_the_same_way():
+    seed_everything(0)
+    config = transformers.ViTConfig(
+        hidden_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=8,
+        image_size=8,
+        patch_size=4,
+        num_labels=1,
+    )
+    model = transformers.ViTForImageClassification(config).eval()
+    batch = {"pixel_values": torch.randn(4, 3, 8, 8), "labels": torch.randn(4)}
+
+    problem = CurvatureCallback([batch])._tracking.make_problem(model)
+
+    expected = float(model(**batch).loss)
+    assert problem.evaluate().loss == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_regression_is_tracked_by_the_trainer(tmp_path):
+    config = classifier().config
+    config.num_labels = 1
+    rows = [{**r, "labels": float(y)} for r, y in zip(samples(), NUMBERS, strict=True)]
+    arguments = transformers.TrainingArguments(
+        output_dir=str(tmp_path),
+        max_steps=2,
+        report_to=[],
+        use_cpu=True,
+        save_strategy="no",
+        disable_tqdm=True,
+    )
+    callback = CurvatureCallback(probe(rows), every=1, k=1)
+    transformers.Trainer(
+        model=transformers.BertForSequenceClassification(config),
+        args=arguments,
+        train_dataset=rows,
+        callbacks=[callback],
+    ).train()
+
+    assert callback.result().at.tolist() == [0, 1, 2]
