@@ -21,6 +21,7 @@ from curvescope.linop.base import LinearOperator, SymmetricOperator
 from curvescope.problem import Problem
 
 _SHOWN = 3
+_NEAR_EPS = 10.0
 
 
 @final
@@ -113,9 +114,69 @@ def optimiser_scale(optimizer: Any, problem: Problem) -> Tensor:
         group = groups[id(named[name])]
         state = optimizer.state.get(named[name], {})
         ratio = _rate_ratio(name, float(group["lr"]), largest)
-        scale = scale_of(group, state)
-        scales[name] = None if scale is None else ratio * scale.detach().double()
+        found = scale_of(group, state)
+        scales[name] = None
+        if found is not None:
+            root, eps = found
+            scales[name] = ratio * (root + eps).detach().double()
     return _flat(problem, scales)
+
+
+def barely_scaled(
+    optimizer: Any, problem: Problem, vector: Tensor
+) -> dict[str, Any] | None:
+    r"""Tell whether an eigenvector lies where the optimiser's scale is little but eps.
+
+    A parameter without a gradient in training has :math:`\sqrt{\hat v} \approx 0`. If
+    the probe set sees curvature there all the same, as it does for a bias in front of
+    BatchNorm, which has another mode there, the preconditioned eigenvalue is that
+    curvature over eps: true, and no limit of steps that are not taken.
+
+    Args:
+        optimizer: As for `optimiser_scale`, which it must have passed.
+        problem: Likewise.
+        vector: Eigenvector of the preconditioned Hessian, of unit length.
+
+    Returns:
+        The share of the vector's squares, and the number of such parameters in each
+        layer; ``None`` where the share is below one half.
+    """
+    optimizer = unwrapped_optimiser(optimizer)
+    scale_of = _rule(optimizer)
+    named = dict(problem.model.named_parameters())
+    groups = {id(p): g for g in optimizer.param_groups for p in g["params"]}
+    near, owner = [], []
+    layers = problem.layers()
+    layer_of = {n: i for i, names in enumerate(layers.values()) for n in names}
+    for name in problem.layout.names:
+        parameter = named[name]
+        found = scale_of(groups[id(parameter)], optimizer.state.get(parameter, {}))
+        mask = torch.zeros(parameter.shape, device=problem.device)
+        if found is not None:
+            mask = mask + (found[0] <= _NEAR_EPS * found[1]).to(mask)
+        near.append(mask[None])
+        owner.append(torch.full_like(mask, layer_of[name])[None])
+    small = problem.layout.join(near)[0] > 0
+    share = float(vector.double()[small].square().sum())
+    if share < 0.5:
+        return None
+    numbers = problem.layout.join(owner)[0][small].long().bincount().tolist()
+    counts = zip(layers, numbers, strict=False)
+    return {"share": share, "layers": {n: count for n, count in counts if count}}
+
+
+def barely_scaled_note(found: dict[str, Any], num_params: int) -> str:
+    """Return what `barely_scaled` found, as a note."""
+    layers = [f"{count} in {name}" for name, count in found["layers"].items()]
+    shown = ", ".join(layers[:_SHOWN]) + (", ..." if len(layers) > _SHOWN else "")
+    return (
+        f"{sum(found['layers'].values())} of {num_params} parameters ({shown}) had next "
+        f"to no gradient in training, so that their scale is within {_NEAR_EPS + 1:.0f} "
+        "times the optimiser's eps, and the largest eigenvalue in its metric lies on them "
+        f"({found['share']:.0%} of its eigenvector): it is curvature over eps, and bounds "
+        "no step that the optimiser takes. A bias in front of BatchNorm is one, since "
+        "the mode of the probe set is not that of training. Leave them out with `params=`"
+    )
 
 
 def stability_limit(optimizer: Any) -> StabilityLimit:
@@ -211,8 +272,9 @@ class PreconditionedOperator(SymmetricOperator):
         return f"D({checksum([self._roots])})*{self.A.refresh()}"
 
 
-# From a parameter's group and state; `None` where the optimiser has not met it.
-_Scale = Callable[[dict[str, Any], dict[str, Any]], Tensor | None]
+# What it divides by and the eps that it adds, from a parameter's group and state;
+# `None` where the optimiser has not met it.
+_Scale = Callable[[dict[str, Any], dict[str, Any]], tuple[Tensor, float] | None]
 
 
 def _rule(optimizer: Optimizer) -> _Scale:
@@ -231,33 +293,37 @@ def _rule(optimizer: Optimizer) -> _Scale:
     raise TypeError(message("optimizer", contract, type(optimizer).__name__, remedy))
 
 
-def _one(*_: Any) -> Tensor:
-    return torch.ones(())
+def _one(*_: Any) -> tuple[Tensor, float]:
+    return torch.ones(()), 0.0
 
 
-def _adam(group: dict[str, Any], state: dict[str, Any]) -> Tensor | None:
+def _adam(group: dict[str, Any], state: dict[str, Any]) -> tuple[Tensor, float] | None:
     name = "max_exp_avg_sq" if group.get("amsgrad") else "exp_avg_sq"
     if name not in state:
         return None
     correction = 1.0 - float(group["betas"][1]) ** float(state["step"])
-    return (state[name].double() / correction).sqrt() + group["eps"]
+    return (state[name].double() / correction).sqrt(), float(group["eps"])
 
 
-def _rmsprop(group: dict[str, Any], state: dict[str, Any]) -> Tensor | None:
+def _rmsprop(
+    group: dict[str, Any], state: dict[str, Any]
+) -> tuple[Tensor, float] | None:
     if "square_avg" not in state:
         return None
     mean_square = state["square_avg"].double()
     if group.get("centered"):
         mean_square = mean_square - state["grad_avg"].double().square()
-    return mean_square.clamp_min(0.0).sqrt() + group["eps"]
+    return mean_square.clamp_min(0.0).sqrt(), float(group["eps"])
 
 
-def _adagrad(group: dict[str, Any], state: dict[str, Any]) -> Tensor | None:
+def _adagrad(
+    group: dict[str, Any], state: dict[str, Any]
+) -> tuple[Tensor, float] | None:
     # Adagrad makes its state, all zero, before the first step.
     if "sum" not in state or float(state["step"]) == 0.0:
         return None
     decay = 1.0 + (float(state["step"]) - 1.0) * float(group["lr_decay"])
-    return decay * (state["sum"].double().sqrt() + group["eps"])
+    return decay * state["sum"].double().sqrt(), decay * float(group["eps"])
 
 
 _RULES: dict[type[Optimizer], _Scale] = {

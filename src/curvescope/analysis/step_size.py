@@ -14,6 +14,8 @@ from curvescope.analysis.displacement import Displacements
 from curvescope.analysis.preconditioning import (
     PreconditionedOperator,
     StabilityLimit,
+    barely_scaled,
+    barely_scaled_note,
     optimiser_scale,
     stability_limit,
     unwrapped_optimiser,
@@ -120,7 +122,8 @@ def step_size(
             "seed": generator.initial_seed(),
         },
         notes=_notes(slope, curvature, sharpness, converged=converged)
-        + _beyond(best, stable, loss - float(losses[middle])),
+        + _beyond(best, stable, loss - float(losses[middle]))
+        + _barely(problem, preconditioner, top, limit),
         loss=loss,
         gradient_norm=float(g.double().norm()),
         slope=slope,
@@ -179,9 +182,18 @@ def _sharpness(
         which="LA",
         tol=tol,
         check_multiplicity=False,
-        eigenvectors=False,
         generator=generator,
     )
+
+
+def _barely(
+    problem: Problem, optimizer: Any, top: Eigenpairs, limit: StabilityLimit | None
+) -> tuple[str, ...]:
+    """Say so where the sharpness is that of parameters without a scale of their own."""
+    if limit is None or top.eigenvectors is None:
+        return ()
+    found = barely_scaled(optimizer, problem, top.eigenvectors[:, 0])
+    return () if found is None else (barely_scaled_note(found, problem.num_params),)
 
 
 def _best(slope: float, curvature: float) -> float | None:

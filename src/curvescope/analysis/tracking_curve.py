@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from curvescope._core.memory import peak_memory
+from curvescope.analysis.preconditioning import barely_scaled_note
 from curvescope.analysis.tracking_measures import Row, Settings
 from curvescope.problem import Problem
 from curvescope.results import Cost, TrackingCurve
@@ -41,7 +42,7 @@ def curve_of(
         **described,
         cost=_cost(spent, problem),
         settings=dataclasses.asdict(settings),
-        notes=_notes(rows, converged),
+        notes=_notes(rows, converged, problem.num_params),
         at=torch.tensor([row["step"] for row in rows], dtype=torch.int64),
         loss=numbers("loss"),
         accuracy=numbers("accuracy") if accurate else None,
@@ -118,7 +119,9 @@ def _cost(spent: Sequence[dict[str, Any]], problem: Problem) -> Cost:
     )
 
 
-def _notes(rows: Sequence[Row], converged: Tensor | None) -> tuple[str, ...]:
+def _notes(
+    rows: Sequence[Row], converged: Tensor | None, num_params: int
+) -> tuple[str, ...]:
     notes = []
     if converged is not None and len(rows):
         short = int(((converged != 1.0) & ~converged.isnan()).any(dim=1).sum())
@@ -127,6 +130,13 @@ def _notes(rows: Sequence[Row], converged: Tensor | None) -> tuple[str, ...]:
                 f"{short} of {len(rows)} measurements have eigenpairs that did not reach "
                 "the tolerance: raise `max_matvecs` or `tol`"
             )
+    barely = [row for row in rows if row.get("barely_scaled")]
+    if barely:
+        text = barely_scaled_note(barely[-1]["barely_scaled"], num_params)
+        where = (
+            f"at {len(barely)} of {len(rows)} measurements, last {barely[-1]['step']}"
+        )
+        notes.append(f"preconditioned sharpness {where}: {text}")
     first = next((row for row in rows if row.get("trouble")), None)
     if first is not None:
         count = sum(1 for row in rows if row.get("trouble"))

@@ -18,6 +18,7 @@ from torch import Tensor
 from curvescope._core.errors import AccuracyWarning
 from curvescope.analysis.preconditioning import (
     PreconditionedOperator,
+    barely_scaled,
     optimiser_scale,
     stability_limit,
 )
@@ -258,6 +259,10 @@ def _preconditioned(
     row["preconditioned_sharpness"] = float(pairs.eigenvalues[0])
     row["preconditioned_residual"] = float(pairs.residual_norms[0])
     row["preconditioned_converged"] = bool(pairs.converged[0])
+    if pairs.eigenvectors is not None:
+        found = barely_scaled(optimizer, problem, pairs.eigenvectors[:, 0])
+        if found is not None:
+            row["barely_scaled"] = found
 
 
 def top_pairs(

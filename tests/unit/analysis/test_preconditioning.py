@@ -221,3 +221,73 @@ def test_an_adaptive_optimiser_needs_a_step():
 def test_what_is_no_optimiser_is_refused():
     with pytest.raises(TypeError, match=re.escape("must be a torch.optim.Optimizer")):
         stability_limit("adam")
+
+
+def normalised(make, *, bias=True, steps=4):
+    """Return a problem with BatchNorm behind a layer, and its optimiser."""
+    torch.manual_seed(3)
+    model = nn.Sequential(
+        nn.Linear(3, 6, bias=bias), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 2)
+    )
+    X, y = torch.randn(40, 3), torch.randint(0, 2, (40,))
+    optimizer = make(model.parameters())
+    for _ in range(steps):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(X), y).backward()
+        optimizer.step()
+    return cs.Problem(model, "cross_entropy", (X, y)), optimizer
+
+
+@pytest.mark.parametrize(
+    "make",
+    [torch.optim.Adam, torch.optim.RMSprop, torch.optim.Adagrad],
+    ids=["adam", "rmsprop", "adagrad"],
+)
+def test_a_sharpness_of_parameters_without_gradient_is_said_to_be_one(make):
+    options = {"eps": 1e-6} if make is torch.optim.Adagrad else {"eps": 1e-7}
+    problem, optimizer = normalised(lambda p: make(p, lr=1e-3, **options))
+
+    tracker = cs.track(problem, every=1, k=1, optimizer=optimizer)
+    tracker.step(4)
+    curve = tracker.result()
+    single = cs.step_size(problem, preconditioner=optimizer)
+
+    for result in (curve, single):
+        (note,) = [n for n in result.notes if "next to no gradient" in n]
+        assert "6 of 50 parameters (6 in 0)" in note
+        assert "`params=`" in note
+    assert note in str(single)
+
+
+def test_without_such_parameters_nothing_is_said():
+    # The bias is left out of the problem, or there is none.
+    problem, optimizer = normalised(lambda p: torch.optim.Adam(p, lr=1e-3))
+    chosen = cs.Problem(
+        problem.model,
+        "cross_entropy",
+        next((b.inputs, b.targets) for b in problem.batches()),
+        params=lambda name, _: name != "0.bias",
+    )
+    bare = normalised(lambda p: torch.optim.Adam(p, lr=1e-3), bias=False)
+    plain = normalised(lambda p: torch.optim.SGD(p, lr=1e-3))
+
+    for problem_, optimizer_ in ((chosen, optimizer), bare, plain):
+        found = cs.step_size(problem_, preconditioner=optimizer_)
+        assert not any("no gradient in training" in n for n in found.notes)
+
+
+def test_parameters_without_gradient_and_curvature_are_not_spoken_of():
+    # An input that is always zero: its weights have neither.
+    model = nn.Linear(3, 2)
+    X = torch.randn(20, 3)
+    X[:, 1] = 0.0
+    y = torch.randint(0, 2, (20,))
+    optimizer = torch.optim.Adam(model.parameters())
+    nn.functional.cross_entropy(model(X), y).backward()
+    optimizer.step()
+
+    found = cs.step_size(
+        cs.Problem(model, "cross_entropy", (X, y)), preconditioner=optimizer
+    )
+
+    assert not any("no gradient in training" in n for n in found.notes)
