@@ -28,7 +28,7 @@ from curvescope.analysis.tracking_measures import (
     measure,
     scalars,
 )
-from curvescope.analysis.tracking_plan import Prices, planned
+from curvescope.analysis.tracking_plan import Prices, notes_before, planned
 from curvescope.analysis.tracking_schedule import schedule
 from curvescope.problem import Problem
 from curvescope.results import TrackingCurve, TrackingPlan
@@ -72,7 +72,9 @@ def track(
         measures: Any of ``"loss"``, ``"gradient"``, ``"eigenvalues"``, ``"alignment"`` (of
             gradient and eigenvectors), ``"preconditioned"`` (sharpness in the
             optimiser's metric), ``"trace"``, ``"effective_dimension"``, ``"layers"``. By
-            default all that the other arguments allow; ``"layers"`` where it is exact.
+            default all that the other arguments allow; of ``"layers"`` those that the
+            chain rule gives exactly, with a note that names the others, which come from
+            probes where ``"layers"`` is asked for.
         optimizer: The torch optimiser that trains the network: its learning rate gives
             the limit of stability, an adaptive one's scales the metric.
         z: Where the effective dimension is asked for, in the unit of an eigenvalue.
@@ -134,8 +136,10 @@ def track(
         optimizer = unwrapped_optimiser(optimizer)
         stability_limit(optimizer)  # refuses a rule that it does not know
     prices = Prices(problem)
+    left_out = tuple(prices.layers.inexact) if measures is None else ()
     settings = Settings(
-        measures=_chosen(measures, optimizer, places, prices),
+        measures=_chosen(measures, optimizer, places, left_out, problem),
+        layers_left_out=left_out,
         k=k,
         which=which,
         tol=real("tol", tol, minimum=0.0, strict=True),
@@ -162,14 +166,16 @@ def _chosen(
     measures: Sequence[str] | None,
     optimizer: Any,
     z: tuple[float, ...],
-    prices: Prices,
+    layers_left_out: tuple[str, ...],
+    problem: Problem,
 ) -> tuple[str, ...]:
     """Return the measures in their order: all that the other arguments allow."""
     adaptive = optimizer is not None and is_adaptive(optimizer)
     if measures is None:
         left_out = set() if adaptive else {"preconditioned"}
         left_out |= set() if z else {"effective_dimension"}
-        left_out |= set() if prices.exact_layers else {"layers"}
+        some = len(layers_left_out) < len(problem.layers())
+        left_out |= set() if some else {"layers"}
         return tuple(name for name in MEASURES if name not in left_out)
     chosen = set(checked_unique("measures", measures))
     unknown = sorted(chosen - set(MEASURES))
@@ -224,6 +230,8 @@ class Tracker:
     def _identity(self) -> dict[str, Any]:
         """Return what all measurements of a folder have in common."""
         fields = dataclasses.asdict(self.settings)
+        # Found from the weights, which are others where a run is resumed.
+        del fields["layers_left_out"]
         of = self.problem.provenance("Hessian")
         described = {"description": of.description, "unit": of.unit}
         return {**described, **fields}
@@ -322,7 +330,8 @@ class Tracker:
 
     def result(self) -> TrackingCurve:
         """Return all measurements as one curve; saved, where there is a folder."""
-        curve = curve_of(self.rows, self.settings, self.problem)
+        notes = notes_before(self.settings, self._prices)
+        curve = curve_of(self.rows, self.settings, self.problem, notes)
         if self._folder is not None:
             curve.save(self._folder, _RESULT)
         return curve

@@ -18,9 +18,12 @@ _SHARE = 3
 
 
 def curve_of(
-    rows: Sequence[Row], settings: Settings, problem: Problem
+    rows: Sequence[Row],
+    settings: Settings,
+    problem: Problem,
+    notes: tuple[str, ...] = (),
 ) -> TrackingCurve:
-    """Return the curve of all measurements."""
+    """Return the curve of all measurements, with further notes at the end."""
     of = problem.provenance("Hessian") if _finite(problem) else None
     described = {} if of is None else {"of": dataclasses.replace(of, fingerprint="")}
     layers = tuple(next((r["layers"] for r in rows if r.get("layers")), {}))
@@ -42,7 +45,7 @@ def curve_of(
         **described,
         cost=_cost(spent, problem),
         settings=dataclasses.asdict(settings),
-        notes=_notes(rows, converged, problem.num_params),
+        notes=(*_notes(rows, converged, problem.num_params), *notes),
         at=torch.tensor([row["step"] for row in rows], dtype=torch.int64),
         loss=numbers("loss"),
         accuracy=numbers("accuracy") if accurate else None,

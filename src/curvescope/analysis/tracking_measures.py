@@ -50,6 +50,7 @@ class Settings:
     """What every measurement is made with."""
 
     measures: tuple[str, ...]
+    layers_left_out: tuple[str, ...]
     k: int
     which: str
     tol: float
@@ -171,7 +172,10 @@ def measure(
     if "layers" in settings.measures:
         began = time.perf_counter()
         row["layers"], cost = layer_norms(
-            problem, num_probes=settings.num_probes, generator=settings.generator()
+            problem,
+            num_probes=settings.num_probes,
+            generator=settings.generator(),
+            without=settings.layers_left_out,
         )
         seconds = time.perf_counter() - began
         work.add("layers", seconds=seconds, **cost)

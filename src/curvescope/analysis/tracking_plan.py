@@ -4,7 +4,7 @@ import statistics
 from functools import cached_property
 from typing import Any, final
 
-from curvescope.analysis.tracking_layers import LayerPrices, layer_prices
+from curvescope.analysis.tracking_layers import LayerPrices, layer_prices, left_out_note
 from curvescope.analysis.tracking_measures import DENSE_BELOW, Row, Settings
 from curvescope.problem import Problem
 from curvescope.results import PlannedPart, TrackingPlan
@@ -40,11 +40,6 @@ class Prices:
         """What the layers' norms take: a look at two samples, when it is asked for."""
         return layer_prices(self._problem)
 
-    @property
-    def exact_layers(self) -> bool:
-        """Whether all layers' norms come from the chain rule."""
-        return not self.layers.inexact
-
     def learn(self, row: Row) -> None:
         """Take in what a measurement took."""
         self.seen.append(row["cost"])
@@ -74,7 +69,14 @@ def planned(settings: Settings, prices: Prices) -> TrackingPlan:
             if known
             else "eigenpairs by a rule of thumb: isolated ones take less, close ones more"
         ),
+        notes=notes_before(settings, prices),
     )
+
+
+def notes_before(settings: Settings, prices: Prices) -> tuple[str, ...]:
+    """Return what can be said of the results before anything is measured."""
+    left_out = settings.layers_left_out
+    return (left_out_note(left_out, prices.layers),) if left_out else ()
 
 
 def _at_most(part: PlannedPart, prices: Prices) -> float:
@@ -115,8 +117,10 @@ def _parts(
         add("effective_dimension", n if exact else settings.num_probes * steps)
     if "layers" in measures:
         m = settings.num_probes
-        products = prices.layers.num_matvecs(m)
-        add("layers", products, gradients=prices.layers.gradients(m))
+        layers = prices.layers
+        if settings.layers_left_out:
+            layers = layers.only_exact()
+        add("layers", layers.num_matvecs(m), gradients=layers.gradients(m))
     return tuple(found)
 
 

@@ -50,6 +50,7 @@ class TrackingPlan:
         most: Gradients of any one measurement, at most.
         num_samples: Of the probe set.
         basis: What the numbers of products rest on.
+        notes: What will be left out, and why.
     """
 
     first: tuple[PlannedPart, ...]
@@ -57,6 +58,7 @@ class TrackingPlan:
     most: float
     num_samples: int
     basis: str
+    notes: tuple[str, ...] = ()
 
     @property
     def first_gradients(self) -> float:
@@ -101,7 +103,9 @@ class TrackingPlan:
             f"{self.num_samples} probe samples, the first about "
             f"{self.first_gradients:.3g}, none more than {self.most:.3g}"
         )
-        lines = format_table(headline, self.rows(), (self.basis,), "").splitlines()
+        lines = format_table(
+            headline, self.rows(), (self.basis, *self.notes), ""
+        ).splitlines()
         return "\n".join(lines[:-1])
 
 
@@ -128,7 +132,7 @@ class TrackingCurve(Result):
         z: Where the effective dimension was asked for.
         effective_dimension: Shape ``(T, len(z))``.
         effective_dimension_band: Low and high end of its band, shape ``(T, len(z), 2)``.
-        layers: Their names.
+        layers: Their names; the notes say which are left out.
         layer_norms: Frobenius norms of each layer's own block, of its linearisation
             part and of its curvature part, shape ``(T, L, 3)``.
         layer_norm_errors: Their standard errors, 0 where exact.

@@ -203,6 +203,50 @@ def test_layers_norms_are_those_of_the_dense_blocks():
     assert curve.layers == ("0", "2")
 
 
+def test_layers_that_are_not_exact_are_left_out_with_a_word_and_the_others_are_there():
+    model = network(torch.float64)  # BatchNorm in front of tanh has no exact norm
+    problem = cs.Problem(model, "cross_entropy", (PROBE[0].double(), PROBE[1]))
+    H = dense(problem)
+    tracker = cs.track(problem, every=1, k=1)
+
+    (note,) = tracker.plan().notes
+    tracker.step(0)
+    curve = tracker.result()
+
+    assert "1 without an exact one are left out: 1 (its curvature part" in note
+    assert note in str(tracker.plan())
+    assert note in curve.notes
+    assert curve.layers == ("0", "4")
+    for i, own in enumerate((slice(0, 54), slice(72, 102))):
+        expected = float(H[own, own].norm())
+        assert float(curve.layer_norms[0, i, 0]) == pytest.approx(expected, rel=1e-9)
+    assert not bool(curve.layer_norm_errors.any())
+    spent = tracker.rows[0]["cost"]["layers"]
+    planned = {part.name: part.gradients for part in tracker.plan().first}
+    assert spent["num_matvecs"] == 0
+    assert spent["gradients"] == pytest.approx(planned["layers"])
+
+    asked = cs.track(problem, every=1, measures=["layers"])
+    asked.step(0)
+    assert asked.result().layers == ("0", "1", "4")
+    assert asked.plan().notes == asked.result().notes == ()
+
+
+def test_where_no_layer_is_exact_the_plan_says_so():
+    model = nn.Sequential(nn.Embedding(7, 4), nn.Flatten(), nn.Linear(8, 3))
+    problem = cs.Problem(
+        model,
+        "cross_entropy",
+        (torch.randint(0, 7, (9, 2)), Y[:9]),
+        params=lambda name, _: name.startswith("0"),
+    )
+    tracker = cs.track(problem, every=1, k=1)
+    tracker.step(0)
+
+    assert tracker.result().layer_norms is None
+    assert "1 without an exact one are left out: 0 (" in tracker.result().notes[0]
+
+
 def test_norms_of_a_masked_layer_are_those_of_its_selected_entries():
     model = nn.Sequential(nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 3)).double()
     mask = torch.zeros(4, 5, dtype=torch.bool)
