@@ -1,6 +1,7 @@
 """Make layers' own blocks equally large: the only verb that changes a model."""
 
 import copy
+import inspect
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -13,18 +14,24 @@ from torch import Tensor, nn
 from curvescope._core.checks import describe, message, one_of, positive_int, real
 from curvescope._core.memory import peak_memory
 from curvescope._core.random import resolve_generator
+from curvescope.analysis.balance_search import Found, Search, Trial
 from curvescope.analysis.layer_measures import Measures, exactly, measure_layers
-from curvescope.analysis.layer_places import Place, find_places
+from curvescope.analysis.layer_places import Place, draw_recommended, find_places
 from curvescope.autodiff.network import unwrapped
-from curvescope.models.initialisation import draw_
 from curvescope.problem import Problem
 from curvescope.results import Balance, BalanceRow, Cost
 from curvescope.results.initialisation import ratio
-from curvescope.theory import balancing_scales, hessian_variance
+from curvescope.theory import balancing_scales
 
 Weights = dict[str, Tensor]
 _SCALED = "scaled"
 _DRAWN = "drawn anew"
+_MOST_LOSS = 2.0  # times the first, where the function changes
+_OPTIONS = tuple(
+    name
+    for name, parameter in inspect.signature(Problem).parameters.items()
+    if parameter.kind is inspect.Parameter.KEYWORD_ONLY
+)
 
 
 def balance_(
@@ -55,6 +62,11 @@ def balance_(
     ``"formula"``: draws the weights anew from :math:`\mathcal N(0, 2/(c\,(m_{in} +
     m_{out})))` with the constant c of what stands in front of the layer, and zeroes the
     biases; see `initialisation_report` for the reasons.
+
+    Where the function changes, the outputs' size is held as well as it can be, no
+    factor changes more than tenfold a round, and what raises the loss above twice the
+    first is refused; the best factors found are used, or none. A frozen layer or bias
+    parts a chain: the product up to it is 1, and each part is balanced by itself.
 
     Layers are linear and convolutional ones. ``"measured"`` leaves those alone whose
     output a norm layer takes (their scale changes nothing in training), that are frozen,
@@ -145,8 +157,12 @@ def copied_problem(model: nn.Module, loss: Any, data: Any, **options: Any) -> Pr
     """Return a problem of a deep copy of the model, whose weights may be changed.
 
     Raises:
-        TypeError: If the model is none, or cannot be copied.
+        TypeError: If the model is none, cannot be copied, or an option is unknown.
     """
+    for name in options:
+        if name not in _OPTIONS:
+            contract = f"be one of its own or of the Problem's ({', '.join(_OPTIONS)})"
+            raise TypeError(message("options", contract, name))
     if not isinstance(model, nn.Module):
         raise TypeError(message("model", "be a torch.nn.Module", describe(model)))
     try:
@@ -229,8 +245,17 @@ class Bench:
             return self.problem.outputs(batch, parameters).double()
 
     @torch.no_grad()
-    def scale(self, factors: Mapping[str, float], *, biases: bool) -> None:
-        """Multiply weights by their factors, and biases by the product so far."""
+    def scale(
+        self,
+        factors: Mapping[str, float],
+        *,
+        biases: bool,
+        pinned_too: bool = False,
+    ) -> None:
+        """Multiply weights by their factors, and biases by the product so far.
+
+        Behind a pinned layer the product begins at 1 again, unless it moves too.
+        """
         product = 1.0
         for place in self.places:
             factor = factors.get(place.name, 1.0)
@@ -238,7 +263,9 @@ class Bench:
             bias = place.module.bias
             if factor != 1.0:
                 place.weight.mul_(factor)
-            if biases and isinstance(bias, Tensor):
+            if place.pinned and not pinned_too:
+                product = 1.0
+            elif biases and isinstance(bias, Tensor):
                 bias.mul_(product)
 
 
@@ -301,20 +328,37 @@ def equalise(bench: Bench, *, tol: float, max_rounds: int) -> Outcome:
             function_kept=True,
             notes=tuple(notes),
         )
-    names = exactly([p.weight_name for p in chosen])
     start = {p.name: norms[p.name] for p in chosen}
-    final_norms, rounds, with_biases = _iterate(
-        bench, start, names, outputs, tol=tol, max_rounds=max_rounds
-    )
+    biases = _biases_may_follow(bench, start, outputs)
+    chains = _chains(bench, list(start)) if biases else [list(start)]
+    if len(chains) > 1:
+        notes.append(
+            f"frozen layers or biases part the network into {len(chains)} chains, each "
+            "balanced by itself, so that the function is kept"
+        )
+    for name in (chain[0] for chain in chains if len(chain) == 1):
+        treatments[name] = "left: a frozen layer or bias parts it from the rest"
+    chains = [chain for chain in chains if len(chain) > 1]
+    start = {name: start[name] for chain in chains for name in chain}
+    final_norms, rounds = start, 0
+    if chains:
+        size = float(outputs.norm())
+        found = _search(
+            bench,
+            Trial(norms=start, size=size, loss=loss),
+            chains,
+            biases=biases,
+            tol=tol,
+            max_rounds=max_rounds,
+        )
+        final_norms, rounds = found.norms, found.rounds
     kept = _same(bench.outputs(), outputs)
     converged = ratio(list(final_norms.values())) <= 1.0 + tol
     if not converged:
-        notes.append(
-            f"not equal within {tol:g} after {rounds} rounds: the best is kept"
-        )
+        notes.append(_shortfall(start, final_norms, tol=tol, rounds=rounds))
     if not kept:
         notes.append("the network is not positively homogeneous: its function changed")
-    if with_biases and any(p.bias_name for p in bench.places):
+    elif biases and final_norms != start and any(p.bias_name for p in bench.places):
         notes.append("biases were multiplied by the product of the factors so far")
     return Outcome(
         treatments=treatments,
@@ -328,47 +372,65 @@ def equalise(bench: Bench, *, tol: float, max_rounds: int) -> Outcome:
     )
 
 
-def _iterate(
+def _shortfall(
+    start: Mapping[str, float], end: Mapping[str, float], *, tol: float, rounds: int
+) -> str:
+    """Say what was achieved instead of equal blocks."""
+    if start == end:
+        return "nothing was changed: no factors do better within the bounds"
+    return (
+        f"not equal within {tol:g} after {rounds} rounds: the best factors are kept "
+        f"whose loss is at most {_MOST_LOSS:g} times the first"
+    )
+
+
+def _search(
     bench: Bench,
-    norms: dict[str, float],
-    names: Any,
-    outputs: Tensor,
+    start: Trial,
+    groups: Sequence[Sequence[str]],
     *,
+    biases: bool,
     tol: float,
     max_rounds: int,
-) -> tuple[dict[str, float], int, bool]:
-    """Scale and measure in turn; leave the best weights, return norms and rounds.
+) -> Found:
+    """Search the best factors; leave the bench's weights multiplied by them."""
+    names = exactly([p.weight_name for p in bench.places if p.name in start.norms])
+    given = bench.weights()
 
-    Broyden's method for "all logarithms are equal", from the Jacobian of a homogeneous
-    network: there the first step is exact, elsewhere the Jacobian is learnt.
-    """
-    biases = _biases_may_follow(bench, norms, outputs)
-    best, best_weights = norms, bench.weights()
-    residual = _residual(best)
-    inverse = -0.5 * torch.eye(len(best), dtype=torch.float64)
-    step, rounds = 1.0, 0
-    while ratio(list(best.values())) > 1.0 + tol and rounds < max_rounds:
-        move = -inverse @ residual
-        move = step * (move - move.mean())
-        factors = dict(zip(best, move.exp().tolist(), strict=True))
-        bench.scale(factors, biases=biases)
-        rounds += 1
-        found = bench.measure(names).norms
-        change = _residual(found) - residual
-        learnt = inverse @ change
-        inverse = inverse + torch.outer(move - learnt, move @ inverse) / (move @ learnt)
-        if ratio(list(found.values())) < ratio(list(best.values())):
-            best, best_weights = found, bench.weights()
-            residual, step = residual + change, min(1.0, 2.0 * step)
-        else:
-            bench.restore(best_weights)
-            step *= 0.5
-    return best, rounds, biases
+    def measure(logs: Mapping[str, float]) -> Trial | None:
+        bench.restore(given)
+        try:
+            bench.scale({k: math.exp(v) for k, v in logs.items()}, biases=biases)
+            return Trial(
+                norms=bench.measure(names).norms,
+                size=float(bench.outputs().norm()),
+                loss=bench.problem.evaluate().loss,
+            )
+        except (ArithmeticError, ValueError):  # weights or outputs that are not finite
+            return None
+
+    found = Search(
+        measure=measure,
+        start=start,
+        groups=groups,
+        bounded=not biases,
+        most_loss=start.loss + (_MOST_LOSS - 1.0) * abs(start.loss),
+    ).run(tol=tol, max_rounds=max_rounds)
+    bench.restore(given)
+    if any(found.logs.values()):
+        bench.scale({k: math.exp(v) for k, v in found.logs.items()}, biases=biases)
+    return found
 
 
-def _residual(norms: Mapping[str, float]) -> Tensor:
-    logs = torch.tensor(list(norms.values()), dtype=torch.float64).log()
-    return logs - logs.mean()
+def _chains(bench: Bench, names: Sequence[str]) -> list[list[str]]:
+    """Split layers behind every frozen layer or bias: there the product must be 1."""
+    chains: list[list[str]] = [[]]
+    for place in bench.places:
+        if place.name in names:
+            chains[-1].append(place.name)
+        if place.pinned:
+            chains.append([])
+    return [chain for chain in chains if chain]
 
 
 def _biases_may_follow(
@@ -377,10 +439,13 @@ def _biases_may_follow(
     """Try whether scaled biases keep the function, as in a homogeneous chain."""
     before = bench.weights()
     factors = dict(zip(norms, balancing_scales(list(norms.values())), strict=True))
-    bench.scale(factors, biases=True)
-    kept = _same(bench.outputs(), outputs)
-    bench.restore(before)
-    return kept
+    try:
+        bench.scale(factors, biases=True, pinned_too=True)
+        return _same(bench.outputs(), outputs)
+    except (ArithmeticError, ValueError):
+        return False
+    finally:
+        bench.restore(before)
 
 
 def _same(outputs: Tensor, others: Tensor) -> bool:
@@ -412,19 +477,6 @@ def _drawn(bench: Bench, *, tol: float, generator: torch.Generator) -> Outcome:
         function_kept=_same(bench.outputs(), outputs),
         notes=("weights were drawn anew, and biases zeroed",) if chosen else (),
     )
-
-
-def recommended_std(place: Place) -> float:
-    """Return the standard deviation that the Hessian's variance law gives a layer."""
-    variance = hessian_variance(*place.fans, constant=place.constant)
-    return math.sqrt(variance)
-
-
-def draw_recommended(places: Sequence[Place], *, generator: torch.Generator) -> None:
-    """Draw layers' weights by the formula, and zero their biases."""
-    for place in places:
-        scheme = ("normal", recommended_std(place))
-        draw_(place.module, scheme, bias_std=0.0, generator=generator)
 
 
 def _rows(

@@ -16,16 +16,20 @@ from curvescope._core.progress import track
 from curvescope.analysis.balance import (
     Bench,
     copied_problem,
-    draw_recommended,
     equalise,
-    recommended_std,
     root_mean_square,
 )
 from curvescope.analysis.layer_measures import Measures, exactly
-from curvescope.analysis.layer_places import Place, find_places
+from curvescope.analysis.layer_places import (
+    Place,
+    draw_place,
+    draw_recommended,
+    find_places,
+    recommended_std,
+)
 from curvescope.exact import feed_forward
 from curvescope.losses import BCEWithLogits, CrossEntropy, SquaredError
-from curvescope.models.initialisation import check_scheme, draw_
+from curvescope.models.initialisation import check_scheme
 from curvescope.problem import Problem
 from curvescope.results import (
     Cost,
@@ -284,7 +288,7 @@ def _study(
             draw_recommended(free, generator=generator)
         else:
             for place in free:
-                draw_(place.module, candidate, bias_std=0.0, generator=generator)
+                draw_place(place, candidate, generator=generator)
         draws.append(_Draw.of(bench, selected))
     return draws
 

@@ -4,7 +4,8 @@ Read off the graph of one forward pass, so that functional activations and resid
 are seen as well as modules.
 """
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, final
@@ -12,9 +13,15 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
-from curvescope.models.initialisation import Fans, fans, weight_layers
+from curvescope.models.initialisation import Fans, Scheme, draw_, fans, weight_layers
 from curvescope.problem import Problem
-from curvescope.theory import Unit, dropout_constant, unit, unit_constant
+from curvescope.theory import (
+    Unit,
+    dropout_constant,
+    hessian_variance,
+    unit,
+    unit_constant,
+)
 
 _TOP = "(top)"
 _DROPOUT = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
@@ -108,6 +115,14 @@ class Place:
         if getattr(self.module, "bias", None) is None:
             return None
         return "bias" if self.name == _TOP else f"{self.name}.bias"
+
+    @property
+    def pinned(self) -> bool:
+        """Whether it has a bias that may not move with the scale of what it gets."""
+        bias = getattr(self.module, "bias", None)
+        weight = self.module._parameters.get("weight")
+        frozen = weight is not None and not weight.requires_grad
+        return isinstance(bias, Tensor) and (frozen or not bias.requires_grad)
 
 
 @dataclass
@@ -283,3 +298,27 @@ def _shared(model: nn.Module) -> frozenset[int]:
     for _, p in model.named_parameters(remove_duplicate=False):
         counts[id(p)] = counts.get(id(p), 0) + 1
     return frozenset(key for key, count in counts.items() if count > 1)
+
+
+def recommended_std(place: Place) -> float:
+    """Return the standard deviation that the Hessian's variance law gives a layer."""
+    variance = hessian_variance(*place.fans, constant=place.constant)
+    return math.sqrt(variance)
+
+
+def draw_recommended(places: Sequence[Place], *, generator: torch.Generator) -> None:
+    """Draw layers' weights by the formula, and zero their biases."""
+    for place in places:
+        scheme = ("normal", recommended_std(place))
+        draw_place(place, scheme, generator=generator)
+
+
+@torch.no_grad()
+def draw_place(place: Place, scheme: Scheme, *, generator: torch.Generator) -> None:
+    """Draw one layer's weights, and zero its bias unless that is frozen."""
+    bias = place.module.bias
+    frozen = isinstance(bias, Tensor) and not bias.requires_grad
+    before = bias.detach().clone() if isinstance(bias, Tensor) and frozen else None
+    draw_(place.module, scheme, bias_std=0.0, generator=generator)
+    if isinstance(bias, Tensor) and before is not None:
+        bias.copy_(before)

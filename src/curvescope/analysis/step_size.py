@@ -48,8 +48,8 @@ def step_size(
     Args:
         problem: Model, loss and data.
         preconditioner: ``None``; a torch optimiser that trains the model, whose present
-            scales are D (Adam: :math:`\sqrt{\hat v} + \epsilon`, as its next step
-            divides by); or a positive vector, one entry a selected parameter.
+            scales are D (Adam: :math:`\sqrt{\hat v} + \epsilon`, as its last step
+            divided by); or a positive vector, one entry a selected parameter.
         tol: Relative residual of the largest eigenvalue, as for `eigsh`.
         num_points: Points of the measured curve; an odd number has :math:`\gamma^*` among
             them, an even one gets one more.

@@ -320,8 +320,8 @@ class Balance(Result):
         layers: One row a linear or convolutional layer.
         method: ``"measured"`` or ``"formula"``.
         rounds: Rounds of measuring and scaling.
-        converged: Whether the blocks are equal within ``tolerance``; for the formula,
-            which equalises nothing by itself, whether they happen to be.
+        converged: Whether the treated layers' blocks are equal within ``tolerance``; for
+            the formula, which equalises nothing by itself, whether they happen to be.
         tolerance: Of the largest over the smallest norm, less 1.
         loss_before: The objective before.
         loss_after: And after.
@@ -358,9 +358,13 @@ class Balance(Result):
     def headline(self) -> str:
         """Return the result in one line."""
         kept = "the same function" if self.function_kept else "another function"
+        changed = any(row.std_after != row.std_before for row in self.layers)
+        num, left = len(self._treated), len(self.layers) - len(self._treated)
+        others = f", {left} left as they were" if left else ""
         return (
-            f"weights changed ({self.method}): largest over smallest block norm "
-            f"{self.ratio_before:.4g} -> {self.ratio_after:.4g}, {kept}"
+            f"weights {'' if changed else 'not '}changed ({self.method}): largest over "
+            f"smallest block norm of {num} layers {self.ratio_before:.4g} -> "
+            f"{self.ratio_after:.4g}{others}, {kept}"
         )
 
     def rows(self) -> list[dict[str, Any]]:

@@ -11,6 +11,7 @@ from torch.func import functional_call, grad, jacrev
 
 import curvescope as cs
 from curvescope.analysis.balance import write_weights
+from curvescope.analysis.balance_search import Search, Trial
 from curvescope.analysis.layer_places import find_places
 from curvescope.results import load
 
@@ -305,3 +306,145 @@ def test_places_are_read_off_the_graph():
     assert places["b"].constant == pytest.approx((1 + 0.09) / 2)
     assert places["c"].in_front == "a sum of branches"
     assert places["d"].in_front == "silu"
+
+
+class Residual(nn.Module):
+    """A ReLU network with one residual sum, whose blocks differ much."""
+
+    def __init__(self):
+        super().__init__()
+        self.i, self.a = nn.Linear(12, 8), nn.Linear(8, 8)
+        self.b, self.o = nn.Linear(8, 8), nn.Linear(8, 4)
+
+    def forward(self, x):
+        x = F.relu(self.i(x))
+        return self.o(x + self.b(F.relu(self.a(x))))
+
+
+def residual(seed):
+    torch.manual_seed(seed)
+    data = torch.randn(40, 12), torch.randint(0, 4, (40,))
+    return Residual(), data
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_residual_network_never_gets_worse_and_its_loss_does_not_explode(seed):
+    model, (X, y) = residual(seed)
+    before = dense_norms(model, X, y)
+    loss = float(F.cross_entropy(model(X), y).detach())
+
+    done = cs.balance_(model, "cross_entropy", (X, y))
+
+    after = dense_norms(model, X, y)
+    worst = max(after.values()) / min(after.values())
+    assert worst == pytest.approx(done.ratio_after, rel=1e-3)
+    assert worst < 0.2 * max(before.values()) / min(before.values())
+    assert float(F.cross_entropy(model(X), y).detach()) <= 2 * loss
+    assert done.converged == (done.ratio_after <= 1.01)
+    assert done.converged or any("not equal" in note for note in done.notes)
+
+
+def test_a_residual_network_has_a_report_of_balanced_weights():
+    model, data = residual(1)  # where full steps run off
+
+    found = cs.initialisation_report(
+        model, "cross_entropy", data, candidates=["balanced"]
+    )
+
+    assert 1.0 <= found.balance("balanced") < 0.2 * found.balance("given")
+
+
+def test_where_every_trial_raises_the_loss_the_model_is_left_as_it_was(monkeypatch):
+    model, (X, y) = chain(nn.Tanh), samples()
+    before = copy.deepcopy(model.state_dict())
+    monkeypatch.setattr("curvescope.analysis.balance._MOST_LOSS", 0.0)
+
+    done = cs.balance_(model, "cross_entropy", (X, y))
+
+    assert not done.converged
+    assert any("nothing was changed" in note for note in done.notes)
+    assert "not changed" in done.headline()
+    assert done.ratio_after == done.ratio_before
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+def trial(a, b, *, size=1.0):
+    return Trial(norms={"a": a, "b": b}, size=size, loss=1.0)
+
+
+def test_a_search_bounds_its_steps_and_halves_them_where_a_measurement_fails():
+    asked = []
+
+    def measure(logs):
+        asked.append(max(map(abs, logs.values())))
+        if asked[-1] > 1.0:
+            return None
+        size = math.exp(sum(logs.values()))
+        return trial(1e6 * math.exp(2 * logs["b"]), math.exp(2 * logs["a"]), size=size)
+
+    search = Search(
+        measure=measure,
+        start=trial(1e6, 1.0),
+        groups=[["a", "b"]],
+        bounded=True,
+        most_loss=2.0,
+    )
+
+    found = search.run(tol=0.01, max_rounds=30)
+
+    assert 1.0 < asked[0] <= math.log(10)
+    assert 0.0 < max(found.logs.values()) <= 1.0
+    assert max(found.norms.values()) / min(found.norms.values()) < 3e4
+
+
+@pytest.mark.parametrize("frozen", ["2", "2.weight", "2.bias"])
+@pytest.mark.parametrize("method", ["measured", "formula"])
+def test_frozen_tensors_are_never_touched_and_part_a_chain(frozen, method):
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        *(nn.Linear(5, 5), nn.ReLU(), nn.Linear(5, 5), nn.ReLU()),
+        *(nn.Linear(5, 5), nn.ReLU(), nn.Linear(5, 3)),
+    ).double()
+    for name, p in model.named_parameters():
+        p.requires_grad_(not name.startswith(frozen))
+    before, (X, y) = copy.deepcopy(model.state_dict()), samples()
+    outputs = model(X).detach()
+
+    done = cs.balance_(model, "cross_entropy", (X, y), method=method)
+
+    for name, p in model.named_parameters():
+        assert p.requires_grad or torch.equal(p, before[name]), name
+    assert all(
+        torch.equal(model.get_parameter(f"{row.layer}.{kind}"), before[full])
+        for row in done.layers
+        if row.treatment.startswith("left")
+        for kind in ("weight", "bias")
+        for full in [f"{row.layer}.{kind}"]
+    )
+    if method == "measured":
+        torch.testing.assert_close(model(X).detach(), outputs)
+        norms = dense_norms(model, X, y)
+        assert norms["4.weight"] == pytest.approx(norms["6.weight"], rel=0.01)
+        if frozen == "2.bias":
+            assert norms["0.weight"] == pytest.approx(norms["2.weight"], rel=0.01)
+            assert any("2 chains" in note for note in done.notes)
+        else:
+            assert "frozen layer or bias parts it" in done.layers[0].treatment
+
+
+def test_the_headline_says_over_how_many_layers_the_norms_are():
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        *(nn.Linear(5, 6), nn.BatchNorm1d(6), nn.ReLU()),
+        *(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 3)),
+    ).double()
+
+    done = cs.balance_(model, "cross_entropy", samples())
+
+    assert "block norm of 2 layers" in done.headline()
+    assert "1 left as they were" in done.headline()
+
+
+def test_an_unknown_option_is_named():
+    with pytest.raises(TypeError, match=r"of the Problem's \(.*got foo"):
+        cs.balance_(chain(), "cross_entropy", samples(), foo=3)
