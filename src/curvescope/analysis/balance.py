@@ -41,7 +41,7 @@ def balance_(
     *,
     method: Literal["measured", "formula"] = "measured",
     tol: float = 0.01,
-    max_rounds: int = 20,
+    max_rounds: int = 60,
     num_probes: int = 12,
     generator: torch.Generator | None = None,
     **options: Any,
@@ -63,10 +63,10 @@ def balance_(
     m_{out})))` with the constant c of what stands in front of the layer, and zeroes the
     biases; see `initialisation_report` for the reasons.
 
-    Where the function changes, the outputs' size is held as well as it can be, no
-    factor changes more than tenfold a round, and what raises the loss above twice the
-    first is refused; the best factors found are used, or none. A frozen layer or bias
-    parts a chain: the product up to it is 1, and each part is balanced by itself.
+    Where it changes, the outputs' size is held as well as it can be, no factor changes
+    more than tenfold a round, and a loss above twice the first is refused; the best
+    factors found are used, or none. A frozen layer or bias parts a chain: each part is
+    balanced by itself, its product 1.
 
     Layers are linear and convolutional ones. ``"measured"`` leaves those alone whose
     output a norm layer takes (their scale changes nothing in training), that are frozen,
@@ -95,7 +95,8 @@ def balance_(
 
     Cost:
         For every round the blocks of all layers: as many backward passes as outputs,
-        and twice that for smooth activations.
+        and twice that for smooth activations. A round that fails may cost one more
+        measurement for each layer, from which the next step is computed.
 
     Example:
         >>> net = nn.Sequential(nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, 1))

@@ -277,7 +277,7 @@ def _study(
 ) -> list[_Draw]:
     """Measure one candidate, at all seeds where it is random."""
     if candidate == BALANCED:
-        outcome = equalise(bench, tol=0.01, max_rounds=20)
+        outcome = equalise(bench, tol=0.01, max_rounds=60)
         notes += [f"balanced: {note}" for note in outcome.notes]
         return [_Draw.of(bench, selected)]
     draws = []

@@ -342,6 +342,7 @@ def test_a_residual_network_never_gets_worse_and_its_loss_does_not_explode(seed)
     assert float(F.cross_entropy(model(X), y).detach()) <= 2 * loss
     assert done.converged == (done.ratio_after <= 1.01)
     assert done.converged or any("not equal" in note for note in done.notes)
+    assert done.converged or seed < 3  # at some the bounds are in the way
 
 
 def test_a_residual_network_has_a_report_of_balanced_weights():
