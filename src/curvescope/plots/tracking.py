@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
@@ -18,7 +19,6 @@ from curvescope.plots.style import (
     is_narrow,
     new_figure,
     set_figure_title,
-    shorten,
 )
 from curvescope.results import TrackingCurve, student_t_quantile
 
@@ -31,8 +31,13 @@ _DASHES = (0, (5.0, 2.0))
 _COLORS = ("blue", "vermilion", "green", "purple", "ggn-edge", "hessian-edge")
 _STYLES = ("-", (0, (4.0, 1.5)), (0, (1.2, 1.2)))
 _FEW = 15
+_FAR = 4.0
 _DECADE = 10.0
-_MOST_LAYERS = 12
+_MOST_LAYERS, _MOST_LONG_NAMES, _SHORT, _LONG = 12, 6, 14, 26
+# A legend's handle with its space, in characters; and their number on 72 points.
+_HANDLE = 8
+_CHARACTERS = 140.0
+_INTERVAL = "95\u00a0% interval"
 
 
 class _Panel(NamedTuple):
@@ -44,7 +49,10 @@ def tracking_size(result: TrackingCurve, width: float) -> tuple[float, float]:
     """Return the size at which all panels can be read."""
     columns = 1 if is_narrow((width, 0.0)) else 2
     rows = math.ceil(len(_panels(result)) / columns)
-    return (width, 0.6 + 2.45 * max(rows, 1))
+    # Above each panel there are one or two lines of legend, of many layers more.
+    named = 0 if result.layer_norms is None else min(len(result.layers), 6)
+    extra = 0.17 * max(named - 2, 0)
+    return (width, 0.6 + 2.75 * max(rows, 1) + extra)
 
 
 def plot_tracking(
@@ -57,7 +65,8 @@ def plot_tracking(
 
     The dashed line beside the eigenvalues is the edge of stability: what the sharpness
     in the optimiser's metric must stay below for its steps not to grow. Bands are 95 %
-    intervals of estimates; hollow marks are eigenvalues that did not converge.
+    intervals of estimates; hollow marks are eigenvalues that did not converge. Legends
+    stand above their panels, where they cover nothing.
 
     Args:
         result: The curve.
@@ -130,6 +139,9 @@ def _steps_axis(axes: Axes, result: TrackingCurve) -> None:
                 scale = SymmetricalLogScale(axes.xaxis, linthresh=float(steps[0]))
                 axes.set(xscale=scale, xlim=(0.0, at[-1] * 1.1))
                 return
+    from matplotlib.ticker import MaxNLocator
+
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
     axes.set_xlim(at.min() if len(at) else 0.0, at.max() if len(at) else 1.0)
     if len(at) == 1:
         axes.set_xlim(at[0] - 1, at[0] + 1)
@@ -159,9 +171,54 @@ def _line(
     )
 
 
+def _legend(axes: Axes, *, fontsize: float = 9.0) -> None:
+    """Put the legend above the panel, in as many columns as fit its width."""
+    figure = axes.get_figure()
+    grid = axes.get_gridspec()
+    assert figure is not None
+    assert grid is not None
+    labels = axes.get_legend_handles_labels()[1]
+    inches = figure.bbox.width / figure.dpi / grid.ncols - 0.6
+    lengths = [len(label) + _HANDLE for label in labels]
+    legend = axes.legend(
+        loc="lower left",
+        bbox_to_anchor=(0.0, 1.0),
+        ncols=_columns(lengths, room=_CHARACTERS / fontsize * inches),
+        fontsize=fontsize,
+        borderaxespad=0.1,
+        borderpad=0.2,
+        columnspacing=1.2,
+        labelspacing=0.25,
+    )
+    for text in legend.get_texts():
+        text.set_parse_math(False)
+
+
+def _columns(lengths: list[int], *, room: float) -> int:
+    """Return how many columns fit, filled one after the other as matplotlib does."""
+    for columns in range(len(lengths), 1, -1):
+        short, longer = divmod(len(lengths), columns)
+        sizes = [short + (i < longer) for i in range(columns)]
+        places = itertools.accumulate(sizes, initial=0)
+        widths = [
+            max(lengths[at : at + n]) for at, n in zip(places, sizes, strict=False)
+        ]
+        if sum(widths) <= room:
+            return columns
+    return 1
+
+
 def _band(
-    axes: Axes, result: TrackingCurve, low: Tensor, high: Tensor, *, color: str
+    axes: Axes,
+    result: TrackingCurve,
+    low: Tensor,
+    high: Tensor,
+    *,
+    color: str,
+    label: str = "",
 ) -> None:
+    if not bool((high > low).any()):
+        return  # exact throughout
     axes.fill_between(
         array(result.at),
         array(low),
@@ -169,6 +226,7 @@ def _band(
         color=PALETTE[color],
         alpha=BAND_ALPHA,
         linewidth=0,
+        label=label or "_",
     )
 
 
@@ -191,7 +249,7 @@ def _draw_loss(axes: Axes, result: TrackingCurve) -> None:
             axes, result, norm, color="purple", style=_STYLES[1], label="gradient norm"
         )
         everything.append(array(norm))
-        axes.legend(loc="best")
+        _legend(axes)
     axes.set_ylabel("loss")
     _positive_axis(axes, np.concatenate(everything))
 
@@ -242,13 +300,17 @@ def _draw_eigenvalues(axes: Axes, result: TrackingCurve) -> None:
     seen = values[np.isfinite(values)]
     if result.limit is not None and not result.adaptive:
         limit = _limit(axes, result)
-        # An edge that is far away would squeeze everything else.
-        if limit.size and seen.size and limit.min() > 4.0 * seen.max():
-            axes.get_lines()[-1].set_label(f"{axes.get_lines()[-1].get_label()}: above")
-            axes.set_ylim(top=1.15 * float(seen.max()))
-        elif limit.size and seen.size:
-            axes.set_ylim(top=1.15 * max(float(seen.max()), float(limit.min())))
-    axes.legend(loc="best")
+        if limit.size and seen.size:
+            low, high = float(seen.min()), float(seen.max())
+            # An edge that is far away would squeeze everything else.
+            if limit.min() > _FAR * high:
+                line = axes.get_lines()[-1]
+                line.set_label(f"{line.get_label()}: above")
+            else:
+                low, high = min(low, float(limit.min())), max(high, float(limit.min()))
+            margin = 0.08 * (high - low) or 0.05 * abs(high) or 1.0
+            axes.set_ylim(low - margin, high + margin)
+    _legend(axes)
 
 
 def _draw_preconditioned(axes: Axes, result: TrackingCurve) -> None:
@@ -266,7 +328,7 @@ def _draw_preconditioned(axes: Axes, result: TrackingCurve) -> None:
         everything.append(_limit(axes, result))
     axes.set_ylabel("preconditioned eigenvalue")
     _positive_axis(axes, np.concatenate(everything))
-    axes.legend(loc="best")
+    _legend(axes)
 
 
 def _draw_alignment(axes: Axes, result: TrackingCurve) -> None:
@@ -279,27 +341,39 @@ def _draw_alignment(axes: Axes, result: TrackingCurve) -> None:
 
 def _draw_trace(axes: Axes, result: TrackingCurve) -> None:
     assert result.trace is not None
-    _line(axes, result, result.trace, color="purple")
+    _line(axes, result, result.trace, color="purple", label="trace")
     if result.trace_error is not None:
         # The spread of Hutchinson's samples is known better than from themselves.
         degrees = 2.0 * max(4, int(result.settings.get("num_probes", 4)))
         half = student_t_quantile(0.975, degrees) * result.trace_error
         low, high = result.trace - half, result.trace + half
-        _band(axes, result, low, high, color="purple")
+        _band(axes, result, low, high, color="purple", label=_INTERVAL)
+        _legend(axes)
     axes.set_ylabel("trace")
 
 
 def _draw_dimension(axes: Axes, result: TrackingCurve) -> None:
     assert result.effective_dimension is not None
+    bands = result.effective_dimension_band
+    last = -1
+    if bands is not None:
+        spread = (bands[:, :, 1] > bands[:, :, 0]).any(dim=0).tolist()
+        last = max((i for i, wide in enumerate(spread) if wide), default=-1)
     for i, z in enumerate(result.z):
         color, style = _COLORS[i % len(_COLORS)], _STYLES[i // len(_COLORS) % 3]
         values = result.effective_dimension[:, i]
         _line(axes, result, values, color=color, style=style, label=f"z = {z:g}")
-        if result.effective_dimension_band is not None:
-            low, high = result.effective_dimension_band[:, i].unbind(dim=1)
-            _band(axes, result, low, high, color=color)
+        if bands is not None:
+            low, high = bands[:, i].unbind(dim=1)
+            label = _INTERVAL if i == last else ""
+            _band(axes, result, low, high, color=color, label=label)
     axes.set_ylabel("effective dimension")
-    axes.legend(loc="best")
+    _legend(axes)
+
+
+def _ending(name: str) -> str:
+    """Cut the beginning off a long name: layers of a stack differ behind it."""
+    return name if len(name) <= _LONG else f"\u2026{name[1 - _LONG :]}"
 
 
 def _draw_layers(axes: Axes, result: TrackingCurve) -> None:
@@ -307,7 +381,9 @@ def _draw_layers(axes: Axes, result: TrackingCurve) -> None:
     norms = array(result.layer_norms[:, :, 0])
     # Of many layers the largest ones are named, and all are drawn.
     ranked = np.argsort(-np.nan_to_num(norms).max(axis=0, initial=0.0))
-    named = set(ranked[:_MOST_LAYERS].tolist())
+    short = max(map(len, result.layers), default=0) <= _SHORT
+    most = _MOST_LAYERS if short else _MOST_LONG_NAMES
+    named = set(ranked[:most].tolist())
     for i, name in enumerate(result.layers):
         place = i % (len(_COLORS) * len(_STYLES))
         _line(
@@ -316,11 +392,9 @@ def _draw_layers(axes: Axes, result: TrackingCurve) -> None:
             result.layer_norms[:, i, 0],
             color=_COLORS[place % len(_COLORS)],
             style=_STYLES[place // len(_COLORS)],
-            label=shorten(name, 22) if i in named else "",
+            label=_ending(name) if i in named else "",
             width=1.4,
         )
     magnitude_axis(axes, "y", norms.ravel(), most=5)
     axes.set_ylabel("layers' norms")
-    legend = axes.legend(loc="best", ncols=2 if len(named) > 4 else 1, fontsize=8.0)
-    for text in legend.get_texts():
-        text.set_parse_math(False)
+    _legend(axes, fontsize=8.0)
