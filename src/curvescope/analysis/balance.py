@@ -54,25 +54,25 @@ def balance_(
         \operatorname{mean}_j \log\|H_j\|\bigr)
 
     and repeats until the largest weights' block is at most ``1 + tol`` times the
-    smallest. The factors' product is 1: a chain of positively homogeneous layers (ReLU,
-    max-pooling, no norm layers) computes the same function afterwards, and one round is
-    enough. There biases are multiplied by the product of the factors up to their layer,
-    which keeps the function; elsewhere biases stay as they are, and the function changes.
+    smallest. A chain of positively homogeneous layers (ReLU, max-pooling, no norm layers)
+    computes the same function afterwards: the factors' product is 1, biases are
+    multiplied by the product up to their layer, and one round is enough. Elsewhere
+    biases stay as they are, and the function changes.
 
-    ``"formula"``: draws the weights anew from :math:`\mathcal N(0, 2/(c\,(m_{in} +
-    m_{out})))` with the constant c of what stands in front of the layer, and zeroes the
-    biases; see `initialisation_report` for the reasons.
-
-    Where it changes, the outputs' size is held as well as it can be, no factor changes
+    Where it does, the outputs' size is held as well as it can be, no factor changes
     more than tenfold a round, and a loss above twice the first is refused; the best
     factors found are used, or none. A frozen layer or bias parts a chain: each part is
     balanced by itself, its product 1.
 
+    ``"formula"``: draws the weights anew from :math:`\mathcal N(0, 2/(c\,(m_{in} +
+    m_{out})))` with the constant c of what stands in front of the layer, and zeroes
+    biases that are not frozen; see `initialisation_report` for the reasons.
+
     Layers are linear and convolutional ones. ``"measured"`` leaves those alone whose
     output a norm layer takes (their scale changes nothing in training), that are frozen,
     tied, used twice, or without any curvature; ``"formula"`` those that are frozen, tied
-    or not reached by the data. This is the only verb of the package that
-    changes a model. It writes at the end: after an error the model is as it was.
+    or not reached by the data. This is the only verb of the package that changes a model.
+    It writes at the end: after an error the model is as it was.
 
     Args:
         model: The model; its weights (and biases) are changed.
@@ -95,8 +95,7 @@ def balance_(
 
     Cost:
         For every round the blocks of all layers: as many backward passes as outputs,
-        and twice that for smooth activations. A round that fails may cost one more
-        measurement for each layer, from which the next step is computed.
+        and twice that for smooth activations; a failed one may cost one more a layer.
 
     Example:
         >>> net = nn.Sequential(nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, 1))
@@ -335,7 +334,7 @@ def equalise(bench: Bench, *, tol: float, max_rounds: int) -> Outcome:
     if len(chains) > 1:
         notes.append(
             f"frozen layers or biases part the network into {len(chains)} chains, each "
-            "balanced by itself, so that the function is kept"
+            "balanced by itself where it has two layers: the function is kept"
         )
     for name in (chain[0] for chain in chains if len(chain) == 1):
         treatments[name] = "left: a frozen layer or bias parts it from the rest"
@@ -378,7 +377,7 @@ def _shortfall(
 ) -> str:
     """Say what was achieved instead of equal blocks."""
     if start == end:
-        return "nothing was changed: no factors do better within the bounds"
+        return "nothing was changed: no factors were found that do better"
     return (
         f"not equal within {tol:g} after {rounds} rounds: the best factors are kept "
         f"whose loss is at most {_MOST_LOSS:g} times the first"
@@ -476,7 +475,7 @@ def _drawn(bench: Bench, *, tol: float, generator: torch.Generator) -> Outcome:
         converged=ratio(list(after.values())) <= 1.0 + tol,
         loss_before=loss,
         function_kept=_same(bench.outputs(), outputs),
-        notes=("weights were drawn anew, and biases zeroed",) if chosen else (),
+        notes=("weights were drawn anew, and free biases zeroed",) if chosen else (),
     )
 
 

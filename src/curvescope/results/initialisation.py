@@ -358,6 +358,8 @@ class Balance(Result):
     def headline(self) -> str:
         """Return the result in one line."""
         kept = "the same function" if self.function_kept else "another function"
+        if not self._treated:
+            return f"weights not changed ({self.method}): all layers were left"
         changed = any(row.std_after != row.std_before for row in self.layers)
         num, left = len(self._treated), len(self.layers) - len(self._treated)
         others = f", {left} left as they were" if left else ""

@@ -251,6 +251,7 @@ def test_dead_layers_are_named_and_the_others_balanced():
     ] * 2
     assert "no other layer" in done.layers[2].treatment
     assert any("nothing was changed" in note for note in done.notes)
+    assert "all layers were left" in done.headline()
 
 
 def test_a_result_prints_and_survives_saving(tmp_path):
@@ -430,6 +431,7 @@ def test_frozen_tensors_are_never_touched_and_part_a_chain(frozen, method):
             assert norms["0.weight"] == pytest.approx(norms["2.weight"], rel=0.01)
             assert any("2 chains" in note for note in done.notes)
         else:
+            assert "weights changed" in done.headline()
             assert "frozen layer or bias parts it" in done.layers[0].treatment
 
 
