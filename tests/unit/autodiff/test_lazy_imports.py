@@ -8,6 +8,8 @@ import os, signal, sys
 import torch
 import curvescope as cs
 
+# A shell's background job ignores SIGINT, and so would its children.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 assert "sympy" not in sys.modules  # else nothing is tested
 torch.manual_seed(0)
 data = (torch.randn(5, 3), torch.arange(5) % 2)
