@@ -5,7 +5,7 @@ import inspect
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal, final
 
 import torch
@@ -14,8 +14,14 @@ from torch import Tensor, nn
 from curvescope._core.checks import describe, message, one_of, positive_int, real
 from curvescope._core.memory import peak_memory
 from curvescope._core.random import resolve_generator
+from curvescope.analysis.balance_bench import (
+    Bench,
+    Weights,
+    root_mean_square,
+    write_weights,
+)
 from curvescope.analysis.balance_search import Found, Search, Trial
-from curvescope.analysis.layer_measures import Measures, exactly, measure_layers
+from curvescope.analysis.layer_measures import Measures, exactly
 from curvescope.analysis.layer_places import Place, draw_recommended, find_places
 from curvescope.autodiff.network import unwrapped
 from curvescope.problem import Problem
@@ -23,7 +29,6 @@ from curvescope.results import Balance, BalanceRow, Cost
 from curvescope.results.initialisation import ratio
 from curvescope.theory import balancing_scales
 
-Weights = dict[str, Tensor]
 _SCALED = "scaled"
 _DRAWN = "drawn anew"
 _MOST_LOSS = 2.0  # times the first, where the function changes
@@ -175,100 +180,6 @@ def copied_problem(model: nn.Module, loss: Any, data: Any, **options: Any) -> Pr
     return Problem(twin, loss, data, **options)
 
 
-@torch.no_grad()
-def write_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Copy values into a model's parameters: all of them, or none."""
-    named = dict(model.named_parameters())
-    before = {name: named[name].detach().clone() for name in weights}
-    try:
-        for name, value in weights.items():
-            if not torch.equal(named[name], value):
-                named[name].copy_(value)
-    except BaseException:
-        for name, value in before.items():
-            named[name].copy_(value)
-        raise
-
-
-def root_mean_square(weight: Tensor) -> float:
-    """Return the weights' standard deviation around zero."""
-    return float(weight.detach().double().square().mean().sqrt())
-
-
-@final
-@dataclass
-class Bench:
-    """A problem whose model may be changed, its layers, and what measuring them cost.
-
-    Attributes:
-        problem: Of a copy of the user's model.
-        places: Its layers.
-        num_probes: Of layers without an exact block.
-        cost: So far.
-    """
-
-    problem: Problem
-    places: Sequence[Place]
-    num_probes: int
-    cost: Cost = field(default_factory=Cost)
-
-    def weights(self) -> Weights:
-        """Return copies of the layers' parameters, by their own names."""
-        named = dict(self.problem.model.named_parameters())
-        return {
-            name: named[name].detach().clone()
-            for place in self.places
-            for name in (place.weight_name, place.bias_name)
-            if name is not None and name in named
-        }
-
-    def restore(self, weights: Mapping[str, Tensor]) -> None:
-        """Put weights back."""
-        write_weights(self.problem.model, weights)
-
-    def measure(self, params: Any) -> Measures:
-        """Measure the blocks of some parameters, always with the same probes."""
-        measures = measure_layers(
-            self.problem.select(params),
-            num_probes=self.num_probes,
-            generator=resolve_generator(None),
-        )
-        self.cost = self.cost + measures.cost
-        return measures
-
-    def outputs(self) -> Tensor:
-        """Return the outputs on the first batch, float64."""
-        self.problem.refresh()
-        _, parameters = self.problem.leaves()
-        with self.problem.network.running(), torch.no_grad():
-            batch = next(iter(self.problem.batches()))
-            return self.problem.outputs(batch, parameters).double()
-
-    @torch.no_grad()
-    def scale(
-        self,
-        factors: Mapping[str, float],
-        *,
-        biases: bool,
-        pinned_too: bool = False,
-    ) -> None:
-        """Multiply weights by their factors, and biases by the product so far.
-
-        Behind a pinned layer the product begins at 1 again, unless it moves too.
-        """
-        product = 1.0
-        for place in self.places:
-            factor = factors.get(place.name, 1.0)
-            product *= factor
-            bias = place.module.bias
-            if factor != 1.0:
-                place.weight.mul_(factor)
-            if place.pinned and not pinned_too:
-                product = 1.0
-            elif biases and isinstance(bias, Tensor):
-                bias.mul_(product)
-
-
 @final
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
@@ -299,27 +210,15 @@ def equalise(bench: Bench, *, tol: float, max_rounds: int) -> Outcome:
     """Scale the bench's weights until their blocks are equally large."""
     loss, outputs = bench.problem.evaluate().loss, bench.outputs()
     treatments = {place.name: place.trouble or _SCALED for place in bench.places}
-    chosen = [p for p in bench.places if not p.trouble]
-    names = exactly([p.weight_name for p in chosen])
     notes: list[str] = []
-    first: Measures | None = bench.measure(names) if chosen else None
-    norms = {} if first is None else first.norms
-    for name, norm in list(norms.items()):
-        if not (norm > 0.0 and math.isfinite(norm)):
-            treatments[name] = f"left: its block's norm is {norm:g}"
-            chosen = [p for p in chosen if p.name != name]
-    if first is not None and first.probed:
-        errors = [m.frobenius_norm_error / m.frobenius_norm for m in _positive(first)]
-        notes.append(
-            f"{len(first.probed)} layers were measured by the same {bench.num_probes} "
-            f"probes in every round; relative standard error up to {max(errors):.2g}"
-        )
-    if len(chosen) < 2:
+    norms = _first_norms(bench, treatments, notes)
+    scaled = [p.name for p in bench.places if treatments[p.name] == _SCALED]
+    start = {name: norms[name] for name in scaled}
+    if len(start) < 2:
         notes.append("fewer than two layers can be scaled: nothing was changed")
-        for place in chosen:
-            treatments[place.name] = "left: there is no other layer to balance it with"
+        alone = "left: there is no other layer to balance it with"
         return Outcome(
-            treatments=treatments,
+            treatments={**treatments, **dict.fromkeys(start, alone)},
             before=norms,
             after=norms,
             rounds=0,
@@ -328,28 +227,15 @@ def equalise(bench: Bench, *, tol: float, max_rounds: int) -> Outcome:
             function_kept=True,
             notes=tuple(notes),
         )
-    start = {p.name: norms[p.name] for p in chosen}
     biases = _biases_may_follow(bench, start, outputs)
     chains = _chains(bench, list(start)) if biases else [list(start)]
-    if len(chains) > 1:
-        notes.append(
-            f"frozen layers or biases part the network into {len(chains)} chains, each "
-            "balanced by itself where it has two layers: the function is kept"
-        )
-    for name in (chain[0] for chain in chains if len(chain) == 1):
-        treatments[name] = "left: a frozen layer or bias parts it from the rest"
-    chains = [chain for chain in chains if len(chain) > 1]
+    chains = _long_enough(chains, treatments, notes)
     start = {name: start[name] for chain in chains for name in chain}
     final_norms, rounds = start, 0
     if chains:
-        size = float(outputs.norm())
+        first = Trial(norms=start, size=float(outputs.norm()), loss=loss)
         found = _search(
-            bench,
-            Trial(norms=start, size=size, loss=loss),
-            chains,
-            biases=biases,
-            tol=tol,
-            max_rounds=max_rounds,
+            bench, first, chains, biases=biases, tol=tol, max_rounds=max_rounds
         )
         final_norms, rounds = found.norms, found.rounds
     kept = _same(bench.outputs(), outputs)
@@ -370,6 +256,40 @@ def equalise(bench: Bench, *, tol: float, max_rounds: int) -> Outcome:
         function_kept=kept,
         notes=tuple(notes),
     )
+
+
+def _first_norms(
+    bench: Bench, treatments: dict[str, str], notes: list[str]
+) -> Mapping[str, float]:
+    """Measure the layers without trouble; one without a norm is left, and told so."""
+    chosen = [p for p in bench.places if not p.trouble]
+    if not chosen:
+        return {}
+    first = bench.measure(exactly([p.weight_name for p in chosen]))
+    for name, norm in first.norms.items():
+        if not (norm > 0.0 and math.isfinite(norm)):
+            treatments[name] = f"left: its block's norm is {norm:g}"
+    if first.probed:
+        errors = [m.frobenius_norm_error / m.frobenius_norm for m in _positive(first)]
+        notes.append(
+            f"{len(first.probed)} layers were measured by the same {bench.num_probes} "
+            f"probes in every round; relative standard error up to {max(errors):.2g}"
+        )
+    return first.norms
+
+
+def _long_enough(
+    chains: list[list[str]], treatments: dict[str, str], notes: list[str]
+) -> list[list[str]]:
+    """Return the chains of two layers and more; a layer alone is left, and told so."""
+    if len(chains) > 1:
+        notes.append(
+            f"frozen layers or biases part the network into {len(chains)} chains, each "
+            "balanced by itself where it has two layers: the function is kept"
+        )
+    for name in (chain[0] for chain in chains if len(chain) == 1):
+        treatments[name] = "left: a frozen layer or bias parts it from the rest"
+    return [chain for chain in chains if len(chain) > 1]
 
 
 def _shortfall(

@@ -13,12 +13,8 @@ from torch import Tensor, nn
 from curvescope._core.checks import describe, message, positive_int
 from curvescope._core.memory import peak_memory
 from curvescope._core.progress import track
-from curvescope.analysis.balance import (
-    Bench,
-    copied_problem,
-    equalise,
-    root_mean_square,
-)
+from curvescope.analysis.balance import copied_problem, equalise
+from curvescope.analysis.balance_bench import Bench, root_mean_square
 from curvescope.analysis.layer_measures import Measures, exactly
 from curvescope.analysis.layer_places import (
     Place,

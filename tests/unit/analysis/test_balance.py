@@ -10,7 +10,7 @@ from torch import nn
 from torch.func import functional_call, grad, jacrev
 
 import curvescope as cs
-from curvescope.analysis.balance import write_weights
+from curvescope.analysis.balance_bench import write_weights
 from curvescope.analysis.balance_search import Search, Trial
 from curvescope.analysis.layer_places import find_places
 from curvescope.results import load
