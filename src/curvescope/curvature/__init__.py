@@ -1,5 +1,6 @@
 """Curvature matrices of a network, known by their products; no algorithms here."""
 
+from curvescope.curvature.choices import ProductChoices
 from curvescope.curvature.jacobian import NTK, Jacobian
 from curvescope.curvature.matrices import (
     GGN,
@@ -17,4 +18,5 @@ __all__ = [
     "Hessian",
     "Jacobian",
     "MonteCarloFisher",
+    "ProductChoices",
 ]

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from curvescope._core.checks import message
 from curvescope.autodiff.graphs import Linearisation
-from curvescope.curvature.kept import MOST_COLUMNS, KeptGraphs
+from curvescope.curvature.choices import MOST_COLUMNS, ProductChoices
+from curvescope.curvature.kept import KeptGraphs
 from curvescope.linop.base import LinearOperator, SymmetricOperator
 from curvescope.problem import Problem
 
@@ -25,7 +26,9 @@ class _KeptJacobian:
                 message("problem", "be a Problem", type(problem).__name__, remedy)
             )
         self.problem = problem
-        self.graphs = KeptGraphs(problem, self._build, second_order=False)
+        self.graphs = KeptGraphs(
+            problem, self._build, second_order=False, choices=ProductChoices()
+        )
         self._vectorised = not (
             problem.network.has_convolutions and problem.device.type == "cpu"
         )

@@ -1,7 +1,7 @@
 """Graphs kept from product to product, as many batches as the memory plan allows."""
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, final
@@ -12,10 +12,11 @@ from torch import Tensor
 from curvescope._core.checks import message
 from curvescope._core.errors import AccuracyWarning, ChangedDuringComputationError
 from curvescope._core.memory import available_memory, format_bytes
-from curvescope.autodiff.folding import FoldedEvaluation
 from curvescope.autodiff.graphs import custom_functions, once_differentiable
 from curvescope.autodiff.layout import Layout
 from curvescope.autodiff.network import preserved_random_state
+from curvescope.curvature.building import Differentiate, GraphBuilder
+from curvescope.curvature.choices import MOST_COLUMNS, ProductChoices
 from curvescope.problem import Problem
 from curvescope.problem.batches import Batch
 
@@ -24,10 +25,6 @@ from curvescope.problem.batches import Batch
 _SHARE_OF_FREE = 0.7
 _WORKING_SET = 64 * 2**20
 _SMALL_GRAPH = 2 * 2**20
-MOST_COLUMNS = 32
-
-# Builds a batch's graph: (outputs, targets, leaves, batch index) -> graph.
-Builder = Callable[[Tensor, Any, tuple[Tensor, ...], int], Any]
 
 
 class _SavedBytes:
@@ -87,25 +84,30 @@ class KeptGraphs:
 
     Args:
         problem: What the graphs are of.
-        builder: From a batch's outputs to its graph.
+        differentiate: From a batch's outputs to its graph.
         second_order: Whether all of the second derivative is needed, or a Jacobian only.
+        choices: What the user decided.
     """
 
     def __init__(
-        self, problem: Problem, builder: Builder, *, second_order: bool
+        self,
+        problem: Problem,
+        differentiate: Differentiate,
+        *,
+        second_order: bool,
+        choices: ProductChoices,
     ) -> None:
         self._problem = problem
-        self._builder = builder
+        self._builder = GraphBuilder(
+            problem, differentiate, second_order=second_order, choices=choices
+        )
+        self._choices = choices
         self._second_order = second_order
         self._graphs: dict[int, Any] = {}
         self._fingerprint = ""
         self._budget: int | None = None
         self._held = 0.0
         self.bytes_per_sample = 0.0
-        # Folding needs frozen statistics; it stops at the first layer it cannot see.
-        network = problem.network
-        on_cpu = problem.device.type == "cpu"
-        self._folds = network.has_convolutions and not network.train and on_cpu
 
     @property
     def layout(self) -> Layout:
@@ -139,6 +141,8 @@ class KeptGraphs:
     @property
     def columns(self) -> int:
         """Columns to multiply at once: few enough that temporaries stay small."""
+        if self._choices.columns is not None:
+            return self._choices.columns
         largest = self.bytes_per_sample * max(self._problem.batch_sizes, default=0)
         if self._second_order and largest > _SMALL_GRAPH:
             return 1
@@ -194,7 +198,7 @@ class KeptGraphs:
         if self._budget is None:
             counter = _SavedBytes()
             with torch.autograd.graph.saved_tensors_hooks(counter.pack, lambda t: t):
-                graph = self._attempt(batch)
+                graph = self._builder(batch)
             if once_differentiable(graph.gradients):
                 text = "a layer marked `once_differentiable` has no second derivative"
                 raise RuntimeError(text)
@@ -205,34 +209,14 @@ class KeptGraphs:
             self._budget = min(allowed, free)
             self.bytes_per_sample = counter.total / max(batch.num_samples, 1)
         else:
-            graph = self._attempt(batch)
+            graph = self._builder(batch)
         need = self.bytes_per_sample * batch.num_samples
-        if self._held + need <= (self._budget or 0):
+        asked = self._choices.num_kept(problem.num_batches)
+        fits = self._held + need <= (self._budget or 0)
+        if fits and (asked is None or len(self._graphs) < asked):
             self._graphs[batch.index] = graph
             self._held += need
         return graph
-
-    def _attempt(self, batch: Batch) -> Any:
-        """Build the graph with folded layers; if a layer does not see them, without."""
-        if self._folds:
-            folding = FoldedEvaluation(cheap_second_derivative=self._second_order)
-            try:
-                graph = self._graph(batch, folding)
-            except (RuntimeError, NotImplementedError):
-                graph = None
-            if graph is not None and _finite(graph.gradients):
-                return graph
-            self._folds = False
-        return self._graph(batch, None)
-
-    def _graph(self, batch: Batch, folding: FoldedEvaluation | None) -> Any:
-        leaves, parameters = self._problem.leaves()
-        outputs = self._problem.outputs(batch, parameters, folding=folding)
-        return self._builder(outputs, batch.targets, leaves, batch.index)
-
-
-def _finite(tensors: Sequence[Tensor]) -> bool:
-    return all(bool(torch.isfinite(t).all()) for t in tensors)
 
 
 def _warn_of_custom_functions(gradients: Sequence[Tensor]) -> None:

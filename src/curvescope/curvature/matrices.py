@@ -7,7 +7,7 @@ data, graphs kept: Hessian and functional Hessian 6, the others 4 (a gradient: 3
 
 import warnings
 from abc import abstractmethod
-from typing import Any, ClassVar, Self, final
+from typing import Any, ClassVar, Self, Unpack, final
 
 import torch
 from torch import Tensor
@@ -22,7 +22,8 @@ from curvescope.autodiff.graphs import (
     SecondDerivative,
     per_sample_outer,
 )
-from curvescope.curvature.kept import MOST_COLUMNS, KeptGraphs, MemoryPlan
+from curvescope.curvature.choices import MOST_COLUMNS, Choices, ProductChoices
+from curvescope.curvature.kept import KeptGraphs, MemoryPlan
 from curvescope.linop.base import SymmetricOperator
 from curvescope.losses import AbstractLoss
 from curvescope.problem import Problem
@@ -35,6 +36,7 @@ class CurvatureOperator(SymmetricOperator):
 
     Attributes:
         problem: What the matrix is of.
+        choices: How its products are computed, as far as the user said so.
     """
 
     _name: ClassVar[str]
@@ -42,7 +44,7 @@ class CurvatureOperator(SymmetricOperator):
     _second_order: ClassVar[bool] = False  # all of the second derivative, or a Jacobian
     _regularised: ClassVar[bool] = False  # whether weight decay adds its identity
 
-    def __init__(self, problem: Problem) -> None:
+    def __init__(self, problem: Problem, **choices: Unpack[Choices]) -> None:
         if not isinstance(problem, Problem):
             remedy = "Make one: `cs.Problem(model, loss, data)`."
             raise TypeError(
@@ -60,12 +62,18 @@ class CurvatureOperator(SymmetricOperator):
             block_size=MOST_COLUMNS,
         )
         self.problem = problem
-        self._options: dict[str, Any] = {}  # of the constructor, for blocks
+        self.choices = ProductChoices(**choices)
+        self._options: dict[str, Any] = dict(choices)  # of the constructor, for blocks
         self._shift = problem.weight_decay if self._regularised else 0.0
-        self._graphs = KeptGraphs(problem, self._build, second_order=self._second_order)
+        self._graphs = KeptGraphs(
+            problem,
+            self._build,
+            second_order=self._second_order,
+            choices=self.choices,
+        )
         # Measured: vmapped columns pay on dense nets and lose on CPU convolutions.
         slow = problem.network.has_convolutions and problem.device.type == "cpu"
-        self._vectorised = not slow
+        self._vectorised = not slow or self.choices.columns is not None
 
     @abstractmethod
     def _build(
@@ -157,6 +165,7 @@ class Hessian(CurvatureOperator):
 
     Args:
         problem: Model, loss and data.
+        **choices: How products are computed, see `ProductChoices`.
 
     Cost:
         A product is 2 gradients' work with kept graphs, 3 without.
@@ -192,6 +201,7 @@ class GGN(CurvatureOperator):
 
     Args:
         problem: Model, loss and data.
+        **choices: How products are computed, see `ProductChoices`.
 
     Cost:
         A product is 4/3 of a gradient's work with kept graphs.
@@ -203,8 +213,8 @@ class GGN(CurvatureOperator):
     _name = "GGN"
     _regularised = True
 
-    def __init__(self, problem: Problem) -> None:
-        super().__init__(problem)
+    def __init__(self, problem: Problem, **choices: Unpack[Choices]) -> None:
+        super().__init__(problem, **choices)
         self.positive_semidefinite = _is_convex(problem.loss)
         if problem.loss.linear_in_outputs:
             text = (
@@ -240,6 +250,7 @@ class FunctionalHessian(CurvatureOperator):
 
     Args:
         problem: Model, loss and data.
+        **choices: How products are computed, see `ProductChoices`.
 
     Cost:
         As the Hessian's.
@@ -268,6 +279,7 @@ class EmpiricalFisher(CurvatureOperator):
 
     Args:
         problem: Model, loss and data.
+        **choices: How products are computed, see `ProductChoices`.
 
     Cost:
         As the GGN's.
@@ -301,6 +313,7 @@ class MonteCarloFisher(CurvatureOperator):
         problem: Model, loss (a negative log-likelihood) and data.
         num_draws: Labels S drawn for each sample.
         seed: Of the draws; each batch has a stream of its own.
+        **choices: How products are computed, see `ProductChoices`.
 
     Raises:
         TypeError: If the loss has no distribution to draw from.
@@ -313,12 +326,17 @@ class MonteCarloFisher(CurvatureOperator):
     _positive_semidefinite = True
 
     def __init__(
-        self, problem: Problem, *, num_draws: int = 1, seed: int = DEFAULT_SEED
+        self,
+        problem: Problem,
+        *,
+        num_draws: int = 1,
+        seed: int = DEFAULT_SEED,
+        **choices: Unpack[Choices],
     ) -> None:
         self.num_draws = positive_int("num_draws", num_draws)
         self.seed = seed
-        super().__init__(problem)
-        self._options = {"num_draws": num_draws, "seed": seed}
+        super().__init__(problem, **choices)
+        self._options |= {"num_draws": num_draws, "seed": seed}
 
     def _build(
         self, outputs: Tensor, targets: Any, leaves: tuple[Tensor, ...], index: int

@@ -1,0 +1,84 @@
+"""From a batch to its graph: the one place where a product's choices take effect."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, final
+
+import torch
+from torch import Tensor
+
+from curvescope._core.checks import message
+from curvescope.autodiff.folding import FoldedEvaluation
+from curvescope.curvature.choices import ProductChoices
+from curvescope.problem import Problem
+from curvescope.problem.batches import Batch
+
+# Builds a batch's graph: (outputs, targets, leaves, batch index) -> graph.
+Differentiate = Callable[[Tensor, Any, tuple[Tensor, ...], int], Any]
+
+
+@final
+class GraphBuilder:
+    """Builds batches' graphs of one kind of matrix, as the choices say.
+
+    Args:
+        problem: What the graphs are of.
+        differentiate: From a batch's outputs to its graph.
+        second_order: Whether all of the second derivative is needed, or a Jacobian only.
+        choices: How; what is left open is decided here.
+
+    Raises:
+        ValueError: If folding is asked for and statistics are not frozen.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        differentiate: Differentiate,
+        *,
+        second_order: bool,
+        choices: ProductChoices,
+    ) -> None:
+        self._problem = problem
+        self._differentiate = differentiate
+        self._second_order = second_order
+        self._insists = choices.fold is True
+        network = problem.network
+        if self._insists and network.train:
+            remedy = 'Use `mode="eval"`, or leave `fold` unset.'
+            contract = "be False in train mode, where statistics are not frozen"
+            raise ValueError(message("fold", contract, choices.fold, remedy))
+        # It stops at the first layer it cannot see; its convolutions are made for CPUs.
+        pays = network.has_convolutions and not network.train
+        by_default = pays and problem.device.type == "cpu"
+        self.folds = by_default if choices.fold is None else choices.fold
+
+    def __call__(self, batch: Batch) -> Any:
+        """Build the graph with folded layers; if a layer does not see them, without.
+
+        Raises:
+            ValueError: If folding was asked for and a layer does not see it.
+        """
+        if self.folds:
+            folding = FoldedEvaluation(cheap_second_derivative=self._second_order)
+            try:
+                graph = self._graph(batch, folding)
+            except (RuntimeError, NotImplementedError):
+                graph = None
+            if graph is not None and _finite(graph.gradients):
+                return graph
+            self.folds = False
+        graph = self._graph(batch, None)
+        if self._insists and not self.folds:
+            contract = "be False or unset for a model whose layers cannot be folded"
+            remedy = "A custom or scripted function sees a convolution's output."
+            raise ValueError(message("fold", contract, "True", remedy))
+        return graph
+
+    def _graph(self, batch: Batch, folding: FoldedEvaluation | None) -> Any:
+        leaves, parameters = self._problem.leaves()
+        outputs = self._problem.outputs(batch, parameters, folding=folding)
+        return self._differentiate(outputs, batch.targets, leaves, batch.index)
+
+
+def _finite(tensors: Sequence[Tensor]) -> bool:
+    return all(bool(torch.isfinite(t).all()) for t in tensors)
