@@ -8,6 +8,9 @@ g_w = corr(x, g), the pullback of (v_x, v_w) is
     to g: w * v_x + v_w * x      (two forward convolutions)
     to x: v_w^T * g              (the input half of one convolution_backward)
     to w: corr(v_x, g)           (its weight half)
+
+A Jacobian's product needs the first of them only. Autograd computes the others as well,
+if x and w have gradients of their own: half of the work of a Gauss-Newton product.
 """
 
 from collections.abc import Sequence
@@ -43,24 +46,36 @@ def _backward(
 
 
 class Convolution(torch.autograd.Function):
-    """A 2-d convolution without bias, twice differentiable at the price above."""
+    """A 2-d convolution without bias, twice differentiable at the price above.
+
+    Args of `apply`: input, weight, settings, and ``whole``: whether the gradients may be
+    differentiated by input and weight, or only by the output's gradient.
+    """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, w: Tensor, settings: ConvSettings) -> Tensor:
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        w: Tensor,
+        settings: ConvSettings,
+        whole: bool,  # noqa: FBT001 - autograd functions take no keywords
+    ) -> Tensor:
         """Return ``w * x``."""
         ctx.save_for_backward(x, w)
-        ctx.settings = settings
+        ctx.settings, ctx.whole = settings, whole
         return _forward(x, w, settings)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients of input and weight, differentiable once more."""
         x, w = ctx.saved_tensors
         need_x, need_w = ctx.needs_input_grad[:2]
+        if not ctx.whole:
+            x, w = x.detach(), w.detach()
         gx, gw = _ConvolutionBackward.apply(
             grads[0], x, w, ctx.settings, need_x, need_w
         )
-        return gx, gw, None
+        return gx, gw, None, None
 
 
 class _ConvolutionBackward(torch.autograd.Function):

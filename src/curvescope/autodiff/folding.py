@@ -79,14 +79,13 @@ class FoldedEvaluation(TorchFunctionMode):
     """Runs a frozen model with folded BatchNorm and convolutions laid out for speed.
 
     Args:
-        cheap_second_derivative: Whether convolutions go through
-            `curvescope.autodiff.convolution.Convolution`. It is cheaper where all of
-            the second derivative is needed, and dearer where only a Jacobian is.
+        second_order: Whether all of the second derivative will be needed, or only a
+            Jacobian: then gradients are constants but for the outputs' gradient.
     """
 
-    def __init__(self, *, cheap_second_derivative: bool) -> None:
+    def __init__(self, *, second_order: bool) -> None:
         super().__init__()
-        self._cheap = cheap_second_derivative
+        self._second_order = second_order
         self._deferred: dict[int, _Deferred] = {}
 
     def __torch_function__(
@@ -137,9 +136,8 @@ class FoldedEvaluation(TorchFunctionMode):
             text = "the input of a deferred convolution was overwritten"
             raise RuntimeError(text)
         weight = weight.contiguous(memory_format=torch.channels_last)
-        if not self._cheap:
-            return torch.conv2d(call.x, weight, bias, *call.settings)
-        output = Convolution.apply(call.x, weight, call.settings)
+        whole = self._second_order
+        output = Convolution.apply(call.x, weight, call.settings, whole)
         return output if bias is None else output + bias[:, None, None]
 
     def _defer(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:

@@ -59,7 +59,7 @@ class GraphBuilder:
             ValueError: If folding was asked for and a layer does not see it.
         """
         if self.folds:
-            folding = FoldedEvaluation(cheap_second_derivative=self._second_order)
+            folding = FoldedEvaluation(second_order=self._second_order)
             try:
                 graph = self._graph(batch, folding)
             except (RuntimeError, NotImplementedError):

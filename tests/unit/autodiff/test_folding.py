@@ -1,9 +1,12 @@
 """Folded convolutions: what a deferred layer can meet, against running unfolded."""
 
+from collections import Counter
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from curvescope.autodiff.convolution import Convolution, ConvSettings
 from curvescope.autodiff.folding import FoldedEvaluation
@@ -204,13 +207,13 @@ def test_the_cheap_convolution_s_derivatives_are_torch_s(settings):
     )
 
     assert torch.autograd.gradcheck(
-        lambda x, w: Convolution.apply(x, w, settings), (x, w)
+        lambda x, w: Convolution.apply(x, w, settings, True), (x, w)
     )
     assert torch.autograd.gradgradcheck(
-        lambda x, w: Convolution.apply(x, w, settings), (x, w)
+        lambda x, w: Convolution.apply(x, w, settings, True), (x, w)
     )
     torch.testing.assert_close(
-        Convolution.apply(x, w, settings), torch.conv2d(x, w, None, *settings)
+        Convolution.apply(x, w, settings, True), torch.conv2d(x, w, None, *settings)
     )
 
 
@@ -220,15 +223,42 @@ def test_only_the_needed_halves_of_the_cheap_convolution_are_computed():
     w = torch.randn(4, 4, 3, 3, dtype=torch.float64, requires_grad=True)
 
     assert torch.autograd.gradgradcheck(
-        lambda w: Convolution.apply(x, w, settings).square(), (w,)
+        lambda w: Convolution.apply(x, w, settings, True).square(), (w,)
     )
 
 
 def test_folding_is_off_where_no_gradient_is_recorded():
-    folding = FoldedEvaluation(cheap_second_derivative=True)
+    folding = FoldedEvaluation(second_order=True)
     conv = nn.Conv2d(2, 3, 3).double()
 
     with torch.no_grad(), folding:
         y = conv(X)
 
     assert bool(torch.isfinite(y).all())
+
+
+class _Counts(TorchDispatchMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self.of: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.of[func.overloadpacket.__name__] += 1
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_gauss_newton_product_computes_no_convolution_in_vain():
+    layers = [nn.Conv2d(2, 3, 3), nn.ReLU(), nn.Conv2d(3, 3, 3), nn.ReLU()]
+    net = nn.Sequential(*layers, nn.Conv2d(3, 2, 2), nn.Flatten()).double()
+    data = (torch.randn(4, 2, 6, 6, dtype=torch.float64), torch.arange(4) % 2)
+    G = GGN(Problem(net, "cross_entropy", data))
+    v = torch.randn(G.shape[1], dtype=torch.float64)
+    G @ v
+    counts = _Counts()
+
+    with counts:
+        G @ v
+
+    # J v: dw * x everywhere, w * dx but for the first; J' u: one backward each.
+    assert counts.of["convolution"] == 3 + 2
+    assert counts.of["convolution_backward"] == 3
