@@ -392,13 +392,18 @@ class Problem:
         batch: Batch,
         parameters: Mapping[str, Tensor],
         *,
+        buffers: Mapping[str, Tensor] | None = None,
         folding: FoldedEvaluation | None = None,
     ) -> Tensor:
         """Run the model on a batch, inside ``network.running()``."""
+        buffers = self.buffers if buffers is None else buffers
+        return self.network.outputs(parameters, buffers, batch.inputs, folding=folding)
+
+    @property
+    def buffers(self) -> Mapping[str, Tensor]:
+        """The model's buffers as they were at the last look."""
         assert self._shared.buffers is not None
-        return self.network.outputs(
-            parameters, self._shared.buffers, batch.inputs, folding=folding
-        )
+        return self._shared.buffers
 
     def parameter_vector(self) -> Tensor:
         """Return the selected parameters as one vector."""
