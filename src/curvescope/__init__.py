@@ -7,6 +7,7 @@ frozen results come out, each with its error, its cost and its unit.
 from curvescope import distributed, losses
 from curvescope._core.progress import showing_progress
 from curvescope.analysis import (
+    all_layers,
     analyze,
     balance_,
     block_norms,
@@ -56,6 +57,7 @@ __all__ = [
     "Loss",
     "MonteCarloFisher",
     "Problem",
+    "all_layers",
     "analyze",
     "aslinearoperator",
     "balance_",

@@ -1,5 +1,6 @@
 """The users' verbs: a problem goes in, frozen results come out."""
 
+from curvescope.analysis.all_layers import all_layers
 from curvescope.analysis.balance import balance_
 from curvescope.analysis.block_norms import block_norms
 from curvescope.analysis.homogeneity import homogeneity
@@ -23,6 +24,7 @@ from curvescope.analysis.tracking_schedule import log_spaced
 __all__ = [
     "PublishedSpectrum",
     "Tracker",
+    "all_layers",
     "analyze",
     "balance_",
     "block_norms",

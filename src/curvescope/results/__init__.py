@@ -43,6 +43,7 @@ from curvescope.results.kinds import (
     VectorEstimate,
 )
 from curvescope.results.landscape import Homogeneity, LossSurface
+from curvescope.results.layer_spectra import LayerSpectra, LayerSpectrum
 from curvescope.results.layers import BlockNorms, LayerRow, LayerTable
 from curvescope.results.measures import (
     CorrelationTable,
@@ -94,6 +95,8 @@ __all__ = [
     "LawCheck",
     "LawTable",
     "LayerRow",
+    "LayerSpectra",
+    "LayerSpectrum",
     "LayerTable",
     "LinearPosterior",
     "LossSurface",
