@@ -1,4 +1,8 @@
-"""Frozen BatchNorm folded into the convolution before it, while a model runs.
+"""A model run in a form that is cheaper to differentiate twice, and equal.
+
+Frozen BatchNorm is folded into the convolution before it, and convolutions and layer
+norms have second derivatives of their own (`curvescope.autodiff.convolution`,
+`curvescope.autodiff.normalisation`).
 
 In eval mode BatchNorm is an affine map of each channel. Multiplying the convolution's
 weight by its scale, as a function of the raw parameters, keeps every derivative exact
@@ -19,8 +23,10 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_any, tree_map
 
 from curvescope.autodiff.convolution import Convolution, ConvSettings
+from curvescope.autodiff.normalisation import layer_norm
 
 _BATCH_NORMS = (F.batch_norm, torch.batch_norm)
+_LAYER_NORMS = (F.layer_norm, torch.layer_norm)
 # What a placeholder answers rightly without being computed.
 _SHAPE_QUERIES = frozenset(
     {
@@ -76,7 +82,7 @@ class _Deferred:
 
 
 class FoldedEvaluation(TorchFunctionMode):
-    """Runs a frozen model with folded BatchNorm and convolutions laid out for speed.
+    """Runs a frozen model with folded BatchNorm, and layers made for second derivatives.
 
     Args:
         second_order: Whether all of the second derivative will be needed, or only a
@@ -103,6 +109,9 @@ class FoldedEvaluation(TorchFunctionMode):
             call = _batch_norm_arguments(func, args, kwargs)
             if call is not None:
                 return self._batch_norm(*call)
+        if func in _LAYER_NORMS:
+            args, kwargs = self.compute((args, kwargs))
+            return self._layer_norm(*args, **kwargs)
         if func is F.conv2d:
             args, kwargs = self.compute((args, kwargs))
             deferred = self._defer(args, dict(kwargs))
@@ -183,6 +192,20 @@ class FoldedEvaluation(TorchFunctionMode):
         if call.bias is not None:
             shift = shift + call.bias * scale
         return self._convolve(call, call.weight * scale[:, None, None, None], shift)
+
+    def _layer_norm(
+        self,
+        input: Tensor,
+        normalized_shape: Sequence[int],
+        weight: Tensor | None = None,
+        bias: Tensor | None = None,
+        eps: float = 1e-5,
+        cudnn_enable: bool = True,  # noqa: FBT001
+    ) -> Tensor:
+        del cudnn_enable
+        whole = self._second_order
+        shape = list(normalized_shape)
+        return layer_norm(input, shape, weight, bias, eps, second_order=whole)
 
 
 def _pair(value: Any) -> tuple[int, int]:

@@ -7,7 +7,7 @@ have second derivatives; afterwards modes, buffers and random streams are as bef
 
 import random
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, final
@@ -36,14 +36,18 @@ def preserved_random_state(device: torch.device) -> Iterator[None]:
 
 
 @contextmanager
-def _training_flags(model: nn.Module, *, train: bool) -> Iterator[None]:
-    flags = [(module, module.training) for module in model.modules()]
+def _training_flags(
+    model: nn.Module, modules: Sequence[nn.Module], *, train: bool
+) -> Iterator[None]:
+    flags = [(module, module.training) for module in modules]
     try:
-        model.train(train)
+        if any(flag != train for _, flag in flags):
+            model.train(train)
         yield
     finally:
         for module, flag in flags:
-            module.training = flag
+            if module.training != flag:
+                module.training = flag
 
 
 @final
@@ -66,6 +70,12 @@ class Network:
         """Whether any 2-d convolution is inside."""
         return any(isinstance(m, nn.Conv2d) for m in self.model.modules())
 
+    @property
+    def has_own_derivatives(self) -> bool:
+        """Whether there are layers that `FoldedEvaluation` knows a cheaper form of."""
+        kinds = (nn.Conv2d, nn.LayerNorm)
+        return any(isinstance(m, kinds) for m in self.model.modules())
+
     @contextmanager
     def running(self, *, forward: bool = True) -> Iterator[None]:
         """Enter everything a pass of the model needs.
@@ -74,11 +84,13 @@ class Network:
             forward: Whether the model itself runs, and may draw random numbers; saving
                 the random streams costs as much as a small product.
         """
-        recurrent = any(isinstance(m, nn.RNNBase) for m in self.model.modules())
+        modules = list(self.model.modules())
+        recurrent = any(isinstance(m, nn.RNNBase) for m in modules)
         with ExitStack() as stack:
             if forward:
                 stack.enter_context(preserved_random_state(self.device))
-            stack.enter_context(_training_flags(self.model, train=self.train))
+            flags = _training_flags(self.model, modules, train=self.train)
+            stack.enter_context(flags)
             stack.enter_context(sdpa_kernel(SDPBackend.MATH))
             if recurrent:  # cuDNN's RNN kernels have no second derivative
                 stack.enter_context(torch.backends.cudnn.flags(enabled=False))

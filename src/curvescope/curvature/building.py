@@ -39,8 +39,8 @@ class GraphBuilder:
         choices: ProductChoices,
     ) -> None:
         self._problem = problem
-        self._differentiate = differentiate
-        self._second_order = second_order
+        self.differentiate = differentiate
+        self.second_order = second_order
         self._insists = choices.fold is True
         network = problem.network
         if self._insists and network.train:
@@ -48,7 +48,7 @@ class GraphBuilder:
             contract = "be False in train mode, where statistics are not frozen"
             raise ValueError(message("fold", contract, choices.fold, remedy))
         # It stops at the first layer it cannot see; its convolutions are made for CPUs.
-        pays = network.has_convolutions and not network.train
+        pays = network.has_own_derivatives and not network.train
         by_default = pays and problem.device.type == "cpu"
         self.folds = by_default if choices.fold is None else choices.fold
 
@@ -59,7 +59,7 @@ class GraphBuilder:
             ValueError: If folding was asked for and a layer does not see it.
         """
         if self.folds:
-            folding = FoldedEvaluation(second_order=self._second_order)
+            folding = FoldedEvaluation(second_order=self.second_order)
             try:
                 graph = self._graph(batch, folding)
             except (RuntimeError, NotImplementedError):
@@ -77,7 +77,7 @@ class GraphBuilder:
     def _graph(self, batch: Batch, folding: FoldedEvaluation | None) -> Any:
         leaves, parameters = self._problem.leaves()
         outputs = self._problem.outputs(batch, parameters, folding=folding)
-        return self._differentiate(outputs, batch.targets, leaves, batch.index)
+        return self.differentiate(outputs, batch.targets, leaves, batch.index)
 
 
 def _finite(tensors: Sequence[Tensor]) -> bool:

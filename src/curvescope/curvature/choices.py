@@ -16,6 +16,7 @@ class Choices(TypedDict, total=False):
     columns: int | None
     kept: Kept | None
     fold: bool | None
+    compile: bool
 
 
 @final
@@ -30,17 +31,22 @@ class ProductChoices:
         columns: Columns multiplied at once in a backward pass; 1 is a loop.
         kept: Batches whose graph is kept between products: a number, ``"all"`` or
             ``"none"``.
-        fold: Whether frozen BatchNorm is folded into convolutions, which then have a
-            second derivative of their own.
+        fold: Whether frozen BatchNorm is folded into convolutions, and these and layer
+            norms have second derivatives of their own.
+        compile: Whether a batch's product is traced once and compiled, which takes tens
+            of seconds and pays in long runs. Each batch's first product is checked
+            against autograd's; where the program is not right or cannot be made, a
+            warning says so and autograd goes on.
 
     Example:
         >>> ProductChoices(columns=1, kept="none")
-        ProductChoices(columns=1, kept='none', fold=None)
+        ProductChoices(columns=1, kept='none', fold=None, compile=False)
     """
 
     columns: int | None = None
     kept: Kept | None = None
     fold: bool | None = None
+    compile: bool = False
 
     def __post_init__(self) -> None:
         """Check them.
@@ -57,6 +63,8 @@ class ProductChoices:
             positive_int("kept", self.kept, minimum=0)
         if self.fold is not None and not isinstance(self.fold, bool):
             raise TypeError(message("fold", "be True, False or None", self.fold))
+        if not isinstance(self.compile, bool):
+            raise TypeError(message("compile", "be True or False", self.compile))
 
     @property
     def given(self) -> dict[str, Any]:
