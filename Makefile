@@ -20,8 +20,10 @@ DEMO_WEIGHTS := runs/demo-weights.safetensors
 DEMO_ARGS := mlp --data digits --loss cross_entropy --weights $(DEMO_WEIGHTS) \
 	--num-probes 16 --num-steps 128 --z 0.001 0.01 0.1 --out $(DEMO_OUT)
 
+BENCH_SUITES := products top density many layers
+
 .PHONY: help setup demo test test-slow test-integrations test-gpu check format lint \
-	layers types doctest docs bench bench-exact bench-setup clean
+	layers types doctest docs bench bench-quick bench-exact bench-setup clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -77,8 +79,13 @@ docs: setup ## build the documentation into docs/_build/html; a warning is an er
 bench-setup: setup ## make the benchmark's own environments, one a peer
 	bash benchmarks/setup.sh
 
-bench: setup ## time products against the peers; results go into benchmarks/results
-	$(BIN)/python benchmarks/run.py
+bench: setup ## time all suites on networks against the peers (about 50 minutes)
+	for suite in $(BENCH_SUITES); do \
+		$(BIN)/python benchmarks/run.py --suite $$suite || exit 1; done
+
+bench-quick: setup ## try each suite on a small problem; writes no tables
+	for suite in $(BENCH_SUITES) exact; do \
+		$(BIN)/python benchmarks/run.py --suite $$suite --quick || exit 1; done
 
 bench-exact: setup ## time whole float64 matrices against torch.func and JAX
 	$(BIN)/python benchmarks/run.py --suite exact

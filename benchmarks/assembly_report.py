@@ -1,12 +1,8 @@
 """An assembly run's JSON as Markdown tables."""
 
-import json
-import sys
-from pathlib import Path
 from typing import Any
 
 from benchmarks import report
-from benchmarks.registry import ROOT
 
 MARKERS = "exact-matrices"
 MATRICES = {"hessian": "Hessian", "hessian+ggn": "Hessian and GGN"}
@@ -159,21 +155,3 @@ def _milliseconds(row: dict[str, Any]) -> str:
 
 def _ratio(row: dict[str, Any]) -> str:
     return "?" if row["ratio"] is None else f"{row['ratio']:.3g} x"
-
-
-def main(arguments: list[str] | None = None) -> None:
-    """Put one run's tables into the documentation, and into the README if it asks."""
-    (path,) = sys.argv[1:] if arguments is None else arguments
-    run = json.loads(Path(path).read_text())
-    report.insert(ROOT / "docs" / "benchmarks.md", full(run), MARKERS)
-    readme = ROOT / "README.md"
-    if report.has_markers(readme, MARKERS):
-        report.insert(readme, short(run), MARKERS)
-    else:
-        print(
-            f"README.md has no markers `{MARKERS}`; its table would be:\n\n{short(run)}"
-        )
-
-
-if __name__ == "__main__":
-    main()

@@ -12,9 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.process import environment
-from benchmarks.registry import ROOT
-
-DATA = Path(os.environ.get("CURVESCOPE_TEST_DATA", ROOT.parent / "shared" / "data"))
+from benchmarks.registry import DATA
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,9 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from curvescope.models import build
+from benchmarks.registry import DATA
+from curvescope.data import load
+from curvescope.models import build, load_weights
 
 SEED = 0
 
@@ -172,6 +174,51 @@ def tanh(name: str, *widths: int, num_samples: int, bias: bool = False) -> Task:
     return _task(name, description, model, [(inputs, labels)])
 
 
+def cifar(name: str, num_samples: int) -> Task:
+    """He et al.'s ResNet20 as published, on real images; random ones where there are none."""
+    images = DATA / "cifar10"
+    weights = DATA / "weights" / "resnet_cifar10" / "resnet20-12fca82f.th"
+    batches = f"{num_samples:,} images in batches of 128"
+    if not (images.is_dir() and weights.is_file()):
+        words = "random weights and images, for want of the real ones"
+        return _random_cifar(name, f"ResNet20, {words}, {batches}", num_samples)
+    model = build("resnet20")
+    load_weights(model, weights)
+    options = {"num_samples": num_samples, "download": False, "normalize": "imagenet"}
+    inputs, labels = load("cifar10", root=DATA, split="train", **options).tensors()
+    description = f"CIFAR-10 ResNet20, published weights, {batches}"
+    return _task(name, description, model, _batches(inputs, labels, 128))
+
+
+def _random_cifar(name: str, description: str, num_samples: int) -> Task:
+    task = resnet20()
+    inputs = torch.randn(num_samples, 3, 32, 32)
+    labels = torch.randint(10, (num_samples,))
+    return _task(name, description, task.model, _batches(inputs, labels, 128))
+
+
+def _batches(
+    inputs: Tensor, labels: Tensor, size: int
+) -> list[tuple[Tensor, Tensor]]:  # fmt: skip
+    return list(zip(inputs.split(size), labels.split(size), strict=True))
+
+
+def taught(name: str, *widths: int, num_samples: int, steps: int = 200) -> Task:
+    """A tanh net in float64 after some gradient descent: its spectrum has outliers."""
+    task = tanh(name, *widths, num_samples=num_samples, bias=True).double()
+    ((inputs, _),) = task.batches
+    teacher = torch.randn(widths[0], widths[-1], dtype=torch.float64)
+    labels = (inputs @ teacher).argmax(dim=1)
+    description = f"{task.description}, labels of a linear teacher, {steps} steps"
+    learnt = Task(name, description, task.model, task.loss, [(inputs, labels)])
+    for _ in range(steps):
+        gradient = learnt.gradient()
+        with torch.no_grad():
+            for weight, slope in zip(learnt.parameters, gradient, strict=True):
+                weight -= 0.5 * slope
+    return learnt
+
+
 PRODUCTS: dict[str, Callable[[], Task]] = {
     "mlp": mlp,
     "mlp-ragged": mlp_ragged,
@@ -179,9 +226,6 @@ PRODUCTS: dict[str, Callable[[], Task]] = {
     "resnet20": resnet20,
     "tiny": tiny,
 }
-# What is timed, and roughly how dear it is: a problem's share of the run's time. Cheap
-# ones come first, so that what they leave goes to the dear ones.
-TIMED = {"mlp": 1.0, "mlp-ragged": 0.5, "gpt": 2.0, "resnet20": 5.0}
 
 # Whole matrices: name, widths, samples, bias.
 _TANH = (
@@ -191,12 +235,30 @@ _TANH = (
     ("tanh-3776", (76, 32, 32, 10), 1000, False),
     ("tanh-tiny", (4, 3, 3), 9, True),
 )
-ASSEMBLED: dict[str, Callable[[], Task]] = {
+# Spectra that are known, of problems in float64.
+_SPECTRA = (
+    ("spectrum-1158", (16, 24, 24, 6), 500),
+    ("spectrum-5122", (32, 64, 40, 10), 500),
+    ("spectrum-tiny", (4, 3, 3), 9),
+)
+DENSE: dict[str, Callable[[], Task]] = {
     name: partial(tanh, name, *widths, num_samples=num_samples, bias=bias)
     for name, widths, num_samples, bias in _TANH
 }
-TIMED_ASSEMBLED = ("tanh-920", "tanh-1050", "tanh-3776-few", "tanh-3776")
-PROBLEMS = {**PRODUCTS, **ASSEMBLED}
+SPECTRA: dict[str, Callable[[], Task]] = {
+    name: partial(taught, name, *widths, num_samples=num_samples)
+    for name, widths, num_samples in _SPECTRA
+}
+CIFAR: dict[str, Callable[[], Task]] = {
+    name: partial(cifar, name, num_samples)
+    for name, num_samples in (
+        ("resnet20-256", 256),
+        ("resnet20-512", 512),
+        ("resnet20-1024", 1024),
+        ("resnet20-10000", 10_000),
+    )
+}
+PROBLEMS = {**PRODUCTS, **DENSE, **SPECTRA, **CIFAR}
 
 
 def _mlp(name: str, description: str, *sizes: int) -> Task:

@@ -7,13 +7,15 @@ import select
 import subprocess
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
 from benchmarks.registry import ROOT, Implementation
 
 REFERENCE_TIMEOUT = 900.0
+# Exact eigenpairs of a network take longer, once: they are kept.
+JUDGE_TIMEOUT = 7200.0
 
 
 class WorkerError(RuntimeError):
@@ -27,17 +29,23 @@ class WorkerProcess:
         command: What to start.
         threads: For the libraries' thread pools.
         timeout: Seconds that an answer may take.
+        more: Variables of its environment.
     """
 
     def __init__(
-        self, command: Sequence[str], *, threads: int, timeout: float = 120.0
+        self,
+        command: Sequence[str],
+        *,
+        threads: int,
+        timeout: float = 120.0,
+        more: dict[str, str] | None = None,
     ) -> None:
         self._timeout = timeout
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `close`
         self._process = subprocess.Popen(
             command,
             cwd=ROOT,
-            env=environment(threads),
+            env={**environment(threads), **(more or {})},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._stderr,
@@ -126,8 +134,9 @@ def start(
     *,
     threads: int,
     clock: str,
+    timeout: float = 300.0,
 ) -> WorkerProcess:
-    """Start one implementation's worker."""
+    """Start one implementation's worker; an answer of its may take ``timeout`` seconds."""
     return WorkerProcess(
         [
             str(implementation.python),
@@ -141,7 +150,9 @@ def start(
             clock,
         ],
         threads=threads,
-        timeout=300.0,
+        timeout=timeout,
+        # What was compiled in an earlier run is not taken from the disk.
+        more={"TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1"},
     )
 
 
@@ -162,7 +173,45 @@ def exact_matrices(
     return _reference("benchmarks.reference_matrices", arguments, threads=threads)
 
 
-def _reference(module: str, arguments: list[str], *, threads: int) -> dict[str, Any]:
+def judge_of(
+    kind: str, options: dict[str, Any], *, threads: int
+) -> tuple[
+    Callable[[str], dict[str, Any]],
+    Callable[[str, Sequence[str]], list[dict[str, Any]]],
+]:
+    """Return what prepares a problem's exact answers, and what judges by them.
+
+    Args:
+        kind: A key of `benchmarks.judges.KINDS`.
+        options: Of the judge.
+        threads: For its process.
+    """
+    module = "benchmarks.judges"
+
+    def ask(do: str, problem: str, request: dict[str, Any]) -> Any:
+        words = json.dumps({"options": options, **request})
+        arguments = [do, kind, problem, str(threads), words]
+        return _reference(module, arguments, threads=threads, timeout=JUDGE_TIMEOUT)
+
+    def prepare(problem: str) -> dict[str, Any]:
+        return ask("prepare", problem, {})
+
+    def judge(problem: str, paths: Sequence[str]) -> list[dict[str, Any]]:
+        with tempfile.NamedTemporaryFile("w", suffix=".txt") as listed:
+            listed.write("\n".join(paths))
+            listed.flush()
+            return ask("judge", problem, {"paths": listed.name})
+
+    return prepare, judge
+
+
+def _reference(
+    module: str,
+    arguments: list[str],
+    *,
+    threads: int,
+    timeout: float = REFERENCE_TIMEOUT,
+) -> Any:
     try:
         done = subprocess.run(
             [str(ROOT / ".venv/bin/python"), "-m", module, *arguments],
@@ -171,10 +220,10 @@ def _reference(module: str, arguments: list[str], *, threads: int) -> dict[str, 
             capture_output=True,
             text=True,
             check=False,
-            timeout=REFERENCE_TIMEOUT,
+            timeout=timeout,
         )
     except subprocess.TimeoutExpired:
-        message = f"the reference did not end within {REFERENCE_TIMEOUT:.0f} s"
+        message = f"the reference did not end within {timeout:.0f} s"
         raise WorkerError(message) from None
     if done.returncode:
         last = (done.stderr.strip() or "no message").splitlines()[-1]

@@ -1,11 +1,8 @@
 """A run's JSON as Markdown tables, put between markers in the documentation."""
 
-import json
-import sys
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
 MARKERS = "benchmarks"
 MATRICES = {"hessian": "Hessian", "ggn": "GGN"}
 # A float32 product that is further off than this is not the matrix's product.
@@ -202,11 +199,6 @@ def line(*cells: str) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def has_markers(path: Path, name: str) -> bool:
-    """Whether ``path`` has a place for the tables ``name``."""
-    return any(marker in path.read_text() for marker in markers(name))
-
-
 def markers(name: str) -> tuple[str, str]:
     """Return what stands before and after the tables ``name``."""
     return f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
@@ -226,16 +218,3 @@ def insert(path: Path, text: str, name: str = MARKERS) -> None:
     before, rest = content.split(begin)
     _, after = rest.split(end)
     path.write_text(f"{before}{begin}\n{text}\n{end}{after}")
-
-
-def main(arguments: list[str] | None = None) -> None:
-    """Put one run's tables into the documentation and the README."""
-    (path,) = sys.argv[1:] if arguments is None else arguments
-    run = json.loads(Path(path).read_text())
-    insert(ROOT / "docs" / "benchmarks.md", full(run))
-    link = "All widths, memory and errors: [docs/benchmarks.md](docs/benchmarks.md)."
-    insert(ROOT / "README.md", f"## How fast\n\n{short(run)} {link}\n")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,6 +1,6 @@
-"""Time products with Hessian and GGN, or whole exact matrices, against the peers.
+"""Time products, eigenvalues, densities, tables and matrices against the peers.
 
-    python benchmarks/run.py [--suite exact] [--quick] [--problems mlp gpt] ...
+    python benchmarks/run.py [--suite top] [--quick] [--problems mlp gpt] ...
 
 Writes ``benchmarks/results/<suite>_<hardware>_<yyyymmdd>.json`` and, from it, the
 tables in the documentation and the README. A second run of the same day on the same
@@ -21,20 +21,18 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # so that it also runs as a script
 
-from benchmarks import environment  # noqa: E402
+from benchmarks import environment, publish  # noqa: E402
 from benchmarks.commands import COMMANDS  # noqa: E402
 from benchmarks.measure import CLOCKS  # noqa: E402
 from benchmarks.problems import PROBLEMS  # noqa: E402
 from benchmarks.runner import Outcome  # noqa: E402
 from benchmarks.suites import SUITES  # noqa: E402
 
-RESULTS = ROOT / "benchmarks" / "results"
-
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--suite", choices=sorted(SUITES), default="products")
+    parser.add_argument("--suite", choices=[*SUITES], default="products")
     parser.add_argument("--problems", nargs="*")
     parser.add_argument("--matrices", nargs="+")
     parser.add_argument(
@@ -123,13 +121,13 @@ def main(arguments: list[str] | None = None) -> Path:
     if options.quick or options.out:
         print(suite.full(json.loads(path.read_text())))
     else:
-        suite.publish([str(path)])
+        publish.publish([path])
     return path
 
 
 def _path(theme: str, facts: dict[str, Any]) -> Path:
     today = dt.datetime.now(dt.UTC).strftime("%Y%m%d")
-    return RESULTS / f"{theme}_{environment.hardware_slug(facts)}_{today}.json"
+    return publish.RESULTS / f"{theme}_{environment.hardware_slug(facts)}_{today}.json"
 
 
 def write(

@@ -37,6 +37,7 @@ class Settings:
         problems: Names.
         matrices: ``hessian``, ``ggn``.
         columns: Widths of the blocks, ascending.
+        columns_of: Others, by problem.
         rounds: Wanted for each; fewer where the budget ends.
         budget: Seconds for all.
         shares: Of the budget, by problem, in any unit; 1 where none is given.
@@ -45,6 +46,7 @@ class Settings:
     problems: tuple[str, ...]
     matrices: tuple[str, ...] = ("hessian", "ggn")
     columns: tuple[int, ...] = (1, 8, 32)
+    columns_of: dict[str, tuple[int, ...]] = field(default_factory=dict)
     rounds: int = 5
     budget: float = 480.0
     shares: dict[str, float] = field(default_factory=dict)
@@ -108,19 +110,26 @@ class Runner:
         return [i for i in self._implementations if matrix in i.matrices]
 
     def _group(self, problem: str, matrix: str, end: float) -> None:
-        wanted = sorted({0, *(k - 1 for k in self._settings.columns)})
+        columns = self._settings.columns_of.get(problem, self._settings.columns)
+        wanted = sorted({0, *(k - 1 for k in columns)})
         self._say(f"{problem}, {matrix}: exact products")
         with tempfile.TemporaryDirectory() as folder:
             reference = Path(folder) / "exact.pt"
             facts = self._exact(problem, matrix, wanted, reference)
             self.outcome.problems.setdefault(problem, facts)
             workers: dict[str, tuple[Worker, dict[str, Any]]] = {}
+            members = self._members(matrix)
+            most = {i.key: i.most_columns or max(columns) for i in members}
             try:
-                for implementation in self._members(matrix):
+                for implementation in members:
                     # One at a time, so that starting disturbs nobody's numbers.
                     self._admit(implementation, problem, matrix, facts, workers)
-                for k in self._settings.columns:
-                    self._block(problem, matrix, k, workers, str(reference), end)
+                for k in columns:
+                    asked = {key: w for key, w in workers.items() if k <= most[key]}
+                    there = set(asked)
+                    self._block(problem, matrix, k, asked, str(reference), end)
+                    for key in there - asked.keys():  # those that failed
+                        del workers[key]
             finally:
                 for worker, _ in workers.values():
                     worker.__exit__(None, None, None)

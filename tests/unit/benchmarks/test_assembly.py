@@ -9,7 +9,7 @@ from benchmarks.assembly_worker import AssemblyWorker, relative_error
 from benchmarks.peers import torch_matrices
 from benchmarks.problems import PROBLEMS, tanh
 from benchmarks.process import start
-from benchmarks.registry import ASSEMBLERS
+from benchmarks.suites.exact import ASSEMBLERS
 
 HERE = [i for i in ASSEMBLERS if i.venv == ".venv"]
 ELSEWHERE = [i for i in ASSEMBLERS if i not in HERE]

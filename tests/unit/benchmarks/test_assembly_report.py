@@ -1,9 +1,7 @@
 """The tables of whole matrices."""
 
-import json
-
 import pytest
-from benchmarks import assembly_report, report
+from benchmarks import assembly_report
 
 CONDITIONS = {"cores_busy_with_others": 0.0, "load_average_start": [0.1, 0.1, 0.1]}
 
@@ -123,25 +121,3 @@ def test_a_disturbed_command_is_confessed_too(run):
     run["commands"][0]["conditions"] = {**CONDITIONS, "cores_busy_with_others": 1.2}
 
     assert "The machine was shared" in assembly_report.full(run)
-
-
-def test_the_tables_go_where_their_markers_are(run, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(assembly_report, "ROOT", tmp_path)
-    begin, end = report.markers(assembly_report.MARKERS)
-    page, readme = tmp_path / "docs" / "benchmarks.md", tmp_path / "README.md"
-    page.parent.mkdir()
-    page.write_text(f"{begin}\n{end}\n")
-    readme.write_text("no markers")
-    results = tmp_path / "exact.json"
-    results.write_text(json.dumps(run))
-
-    assembly_report.main([str(results)])
-
-    assert assembly_report.full(run) in page.read_text()
-    assert readme.read_text() == "no markers"
-    assert assembly_report.short(run) in capsys.readouterr().out
-
-    readme.write_text(f"head\n{begin}\n{end}\n")
-    assembly_report.main([str(results)])
-
-    assert assembly_report.short(run) in readme.read_text()

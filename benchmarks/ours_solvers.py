@@ -1,0 +1,124 @@
+"""curvescope's whole algorithms, as its documentation calls them."""
+
+from importlib.metadata import version as installed
+from typing import Any
+
+import torch
+
+import curvescope as cs
+from benchmarks.problems import Task
+from benchmarks.solver import Answer, Count
+from curvescope.testing import CountingOperator
+
+
+class OnHessian:
+    """What all algorithms on the Hessian have in common.
+
+    Args:
+        name: As the table says it.
+        options: Of `Hessian`.
+    """
+
+    def __init__(self, name: str = "curvescope", **options: Any) -> None:
+        self.name = name
+        self._options = options
+
+    def version(self) -> str:
+        return installed("curvescope")
+
+    @property
+    def count(self) -> Count:
+        return Count(self._operator.num_matvecs, self._operator.num_calls)
+
+    def build(self, task: Task, matrix: str) -> None:
+        problem = cs.Problem(task.model, task.loss, task.batches)
+        kind = {"hessian": cs.Hessian, "ggn": cs.GGN}[matrix]
+        self._operator = CountingOperator(kind(problem, **self._options))
+
+    def drop(self) -> None:
+        self._operator = None
+
+
+class Top(OnHessian):
+    """`eigsh`."""
+
+    def solve(self, seed: int, *, k: int, tol: float = 1e-3) -> Answer:
+        found = cs.eigsh(self._operator, k=k, tol=tol, generator=generator(seed))
+        return Answer(
+            values=found.eigenvalues,
+            vectors=found.eigenvectors,
+            claimed=found.converged.tolist(),
+        )
+
+
+class Density(OnHessian):
+    """`slq`, of which `spectral_density` smooths the nodes."""
+
+    def solve(self, seed: int, *, num_probes: int, num_steps: int) -> Answer:
+        found = cs.slq(
+            self._operator,
+            num_probes=num_probes,
+            num_steps=num_steps,
+            generator=generator(seed),
+        )
+        there = ~found.nodes.isnan()
+        return Answer(
+            values=found.nodes[there],
+            weights=found.weights[there] / len(found.nodes),
+        )
+
+
+class WholeTop(Top):
+    """`eigsh` of the whole network, one pair: what a table of layers is held against."""
+
+    def solve(self, seed: int, **_: Any) -> Answer:
+        found = super().solve(seed, k=1)
+        return Answer(values=found.values, names=["(all)"])
+
+
+class Layers:
+    """`layer_curvature`: norms, traces and top eigenvalue of every layer's block."""
+
+    name = "curvescope, all layers"
+
+    def version(self) -> str:
+        return installed("curvescope")
+
+    def build(self, task: Task, matrix: str) -> None:
+        self.count = Count()
+        self._problem = cs.Problem(task.model, task.loss, task.batches)
+
+    def solve(self, seed: int, **_: Any) -> Answer:
+        table = cs.layer_curvature(self._problem, generator=generator(seed))
+        self.count = Count(table.cost.num_matvecs, table.cost.num_data_passes)
+        return Answer(
+            values=torch.tensor([row.top_eigenvalue for row in table.layers]),
+            names=[row.name for row in table.layers],
+        )
+
+    def drop(self) -> None:
+        self._problem = None
+
+
+def generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def top() -> Top:
+    return Top()
+
+
+def top_compiled() -> Top:
+    return Top("curvescope, compiled", compile=True)
+
+
+def density() -> Density:
+    return Density()
+
+
+def whole_top() -> WholeTop:
+    return WholeTop("curvescope, whole network, k=1")
+
+
+def layers() -> Layers:
+    return Layers()
