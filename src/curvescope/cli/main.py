@@ -242,7 +242,7 @@ def _print_plan(built: Built, arguments: dict[str, Any], out: Console) -> None:
     vectors = peak_vectors(problem, arguments) + 4
     graphs = plan.graph * (max(plan.num_kept, 1) + 1)
     total = plan.data + graphs + vectors * plan.vector
-    out.print(f"memory: {format_bytes(free)} free; {plan}", markup=False)
+    out.print(f"memory: {format_bytes(free)} free; {plan.summary}", markup=False)
     text = f"{vectors} vectors at a time; planned: {format_bytes(total)}"
     out.print(f"memory: {text} besides the libraries and the model", markup=False)
 

@@ -1,7 +1,6 @@
 """The network's Jacobian over the data, and its neural tangent kernel."""
 
 import dataclasses
-from collections.abc import Iterator
 from typing import Any, final
 
 import torch
@@ -9,7 +8,7 @@ from torch import Tensor
 
 from curvescope._core.checks import message
 from curvescope.autodiff.graphs import Linearisation
-from curvescope.curvature.choices import MOST_COLUMNS, ProductChoices
+from curvescope.curvature.choices import ProductChoices
 from curvescope.curvature.kept import KeptGraphs
 from curvescope.linop.base import LinearOperator, SymmetricOperator
 from curvescope.problem import Problem
@@ -27,10 +26,12 @@ class _KeptJacobian:
             )
         self.problem = problem
         self.graphs = KeptGraphs(
-            problem, self._build, second_order=False, choices=ProductChoices()
-        )
-        self._vectorised = not (
-            problem.network.has_convolutions and problem.device.type == "cpu"
+            problem,
+            self._build,
+            kind="Jacobian",
+            second_order=False,
+            choices=ProductChoices(),
+            explores=False,
         )
         self.num_rows = self._count()
 
@@ -48,56 +49,50 @@ class _KeptJacobian:
         del targets, index
         return Linearisation.of(outputs, leaves)
 
-    def _on(self, tensors: int) -> bool:
-        return self._vectorised and tensors > 1 and self.graphs.columns > 1
-
     def product(self, V: Tensor) -> Tensor:
         """Return J V, shape (rows, k)."""
         with self.graphs.running():
             tangents = self.problem.layout.split(V.T.contiguous())
-            parts = [self._forward(graph, tangents) for graph in self.graphs]
-        return torch.cat(parts, dim=1).T
 
-    def _forward(self, graph: Linearisation, tangents: list[Tensor]) -> Tensor:
-        num = tangents[0].shape[0]
-        try:
-            U = graph.jacobian_product(tangents, vectorised=self._on(num))
-        except (RuntimeError, NotImplementedError):
-            if not self._on(num):
-                raise
-            self._vectorised = False
-            U = graph.jacobian_product(tangents, vectorised=False)
-        return U.reshape(num, -1)
+            def forward(graph: Linearisation, samples: int) -> Tensor:
+                def multiply(
+                    block: list[Tensor],
+                    vectorised: bool,  # noqa: FBT001
+                ) -> list[Tensor]:
+                    return [graph.jacobian_product(block, vectorised=vectorised)]
+
+                blocks = self.graphs.blocks(multiply, tangents, samples)
+                return torch.cat([U.flatten(1) for _, (U,) in blocks])
+
+            parts = list(self.graphs.each(forward))
+        return torch.cat(parts, dim=1).T
 
     def adjoint(self, U: Tensor) -> Tensor:
         """Return J' U, shape (num_params, k)."""
         columns = U.T.contiguous()
-        num = columns.shape[0]
-        with self.graphs.running():
-            total = columns.new_zeros(num, self.problem.num_params)
-            for graph, rows in self._rows(columns):
-                total += self.problem.layout.join(self._backward(graph, rows))
-        return total.T
+        place = 0
 
-    def _backward(self, graph: Linearisation, rows: Tensor) -> list[Tensor]:
-        num = rows.shape[0]
-        try:
-            return graph.adjoint_product(rows, vectorised=self._on(num))
-        except (RuntimeError, NotImplementedError):
-            if not self._on(num):
-                raise
-            self._vectorised = False
-            return graph.adjoint_product(rows, vectorised=False)
-
-    def _rows(self, columns: Tensor) -> Iterator[tuple[Linearisation, Tensor]]:
-        start = 0
-        for graph in self.graphs:
+        def backward(graph: Linearisation, samples: int) -> None:
+            nonlocal place
             size = graph.outputs.numel()
-            yield (
-                graph,
-                columns[:, start : start + size].reshape(-1, *graph.outputs.shape),
-            )
-            start += size
+            rows = columns[:, place : place + size].reshape(-1, *graph.outputs.shape)
+            place += size
+
+            def multiply(
+                block: list[Tensor],
+                vectorised: bool,  # noqa: FBT001
+            ) -> list[Tensor]:
+                return graph.adjoint_product(block[0], vectorised=vectorised)
+
+            for start, part in self.graphs.blocks(multiply, [rows], samples):
+                joined = self.problem.layout.join(part)
+                total[start : start + len(joined)].add_(joined)
+
+        with self.graphs.running():
+            total = columns.new_zeros(len(columns), self.problem.num_params)
+            for _ in self.graphs.each(backward):
+                pass
+        return total.T
 
 
 @final
@@ -126,7 +121,7 @@ class Jacobian(LinearOperator):
                 problem.provenance("Jacobian"), unit="output per parameter"
             ),
             passes_per_product=1,
-            block_size=MOST_COLUMNS,
+            block_size=self._jacobian.graphs.block_size,
         )
 
     def refresh(self) -> str:
@@ -170,7 +165,7 @@ class NTK(SymmetricOperator):
                 slices=(),
             ),
             passes_per_product=2,
-            block_size=MOST_COLUMNS,
+            block_size=self._jacobian.graphs.block_size,
         )
 
     def refresh(self) -> str:

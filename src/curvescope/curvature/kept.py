@@ -1,10 +1,10 @@
-"""Graphs kept from product to product, as many batches as the memory plan allows."""
+"""Graphs kept from product to product, as many batches as the memory limit allows."""
 
+import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, final
+from typing import Any, TypeVar, final
 
 import torch
 from torch import Tensor
@@ -17,76 +17,45 @@ from curvescope.autodiff.layout import Layout
 from curvescope.autodiff.network import preserved_random_state
 from curvescope.curvature.building import Differentiate, GraphBuilder
 from curvescope.curvature.choices import MOST_COLUMNS, ProductChoices
+from curvescope.curvature.measurements import (
+    CANDIDATES,
+    LIBRARIES,
+    SAMPLES,
+    Measurements,
+    Widths,
+    by_rule,
+    small,
+)
 from curvescope.problem import Problem
 from curvescope.problem.batches import Batch
+from curvescope.problem.metering import AllocationMeter, return_free_memory
 
-# Columns at once pay while a pass's temporaries stay near the caches; for the whole
-# second derivative, only where calls cost more than arithmetic (both measured).
+_T = TypeVar("_T")
+# Of a product's vectors, (num_params, k) -> several such; vectorised or one by one.
+Multiply = Callable[[list[Tensor], bool], list[Tensor]]
+
 _SHARE_OF_FREE = 0.7
-_WORKING_SET = 64 * 2**20
-_SMALL_GRAPH = 2 * 2**20
-
-
-class _SavedBytes:
-    """Counts the memory that autograd keeps while a graph is built."""
-
-    def __init__(self) -> None:
-        self.total = 0
-        self._seen: set[int] = set()
-
-    def pack(self, tensor: Tensor) -> Tensor:
-        """Count a saved tensor's storage once."""
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in self._seen:
-            self._seen.add(storage.data_ptr())
-            self.total += storage.nbytes()
-        return tensor
-
-
-@final
-@dataclass(frozen=True)
-class MemoryPlan:
-    """What will be kept, and in how many bytes.
-
-    Attributes:
-        limit: Bytes allowed for data and graphs.
-        data: Bytes of the kept data; 0 if they are read anew for every pass.
-        graph: Bytes of the largest batch's graph.
-        num_kept: Batches whose graph will be kept.
-        num_batches: All batches.
-        vector: Bytes of one vector of the parameters' size.
-        columns: Columns multiplied at once.
-    """
-
-    limit: int
-    data: int
-    graph: int
-    num_kept: int
-    num_batches: int
-    vector: int
-    columns: int
-
-    def __str__(self) -> str:
-        data = f"data {format_bytes(self.data)} kept" if self.data else "data read anew"
-        return (
-            f"{data}; graphs of {self.num_kept} of {self.num_batches} batches kept, "
-            f"{format_bytes(self.graph)} each; vectors {format_bytes(self.vector)}; "
-            f"limit for data and graphs {format_bytes(self.limit)}"
-        )
+# Graph and temporaries stay below so many times what a forward pass makes (1.5 measured).
+_GUESS = 6
+_WORTH_TRIMMING = 16 * 2**20
+_TIMED = 3
 
 
 @final
 class KeptGraphs:
     """The graphs of a problem's batches for one kind of matrix.
 
-    The first graph's size is measured; then as many batches keep theirs as fit the
-    memory limit, and the others build theirs anew for every product.
+    The first graph is measured; then as many batches keep theirs as fit the memory
+    limit beside a product's temporaries, and the others build theirs anew for every
+    product. A batch that does not fit at all is refused before its graph is built.
 
     Args:
         problem: What the graphs are of.
         differentiate: From a batch's outputs to its graph.
+        kind: Of the matrix: what is measured is remembered for it.
         second_order: Whether all of the second derivative is needed, or a Jacobian only.
         choices: What the user decided.
+        explores: Whether to time several numbers of columns at once.
     """
 
     def __init__(
@@ -94,68 +63,165 @@ class KeptGraphs:
         problem: Problem,
         differentiate: Differentiate,
         *,
+        kind: str,
         second_order: bool,
         choices: ProductChoices,
+        explores: bool = True,
     ) -> None:
-        self._problem = problem
+        self.problem = problem
         self._builder = GraphBuilder(
             problem, differentiate, second_order=second_order, choices=choices
         )
-        self._choices = choices
         self._second_order = second_order
+        self._explores = explores
+        self.choices = choices
         self._graphs: dict[int, Any] = {}
         self._fingerprint = ""
-        self._budget: int | None = None
-        self._held = 0.0
-        self.bytes_per_sample = 0.0
+        self._checked = False
+        self._free: int | None = None
+        self._small: bool | None = None
+        self._held = problem.open_account()
+        self.reserved = 0
+        self.block_size = self._columns_in_memory()
+        self.measured = problem.remembered(
+            (kind, self._builder.folds), lambda: Measurements(problem.device)
+        )
+        self._largest = max(problem.batch_sizes, default=0)
+
+    def _columns_in_memory(self) -> int:
+        """Return the columns whose vectors take a small part of the limit."""
+        problem = self.problem
+        vector = problem.num_params * problem.dtype.itemsize
+        fits = problem.memory_limit // (16 * max(vector, 1))
+        return max(1, min(MOST_COLUMNS, fits))
+
+    def planned_columns(self, num_kept: int) -> int:
+        """Return the columns at once when so many graphs are kept."""
+        held = sum(map(self.measured.graph, self.problem.batch_sizes[:num_kept]))
+        return self.widths(held=held, num_kept=num_kept).best()
 
     @property
     def layout(self) -> Layout:
         """The selected parameters."""
-        return self._problem.layout
-
-    def plan(self) -> MemoryPlan:
-        """Build one graph to measure it, and say what will be kept."""
-        self.refresh()
-        if self._budget is None:
-            with self.running():
-                next(iter(self), None)
-        problem = self._problem
-        largest = max(self._problem.batch_sizes, default=0)
-        graph = int(self.bytes_per_sample * largest)
-        fitting = int((self._budget or 0) // max(self.bytes_per_sample, 1.0))
-        kept, held = 0, 0
-        for size in problem.batch_sizes:
-            if held + size <= fitting:
-                kept, held = kept + 1, held + size
-        return MemoryPlan(
-            limit=problem.memory_limit,
-            data=problem.kept_data_bytes,
-            graph=graph,
-            num_kept=kept,
-            num_batches=problem.num_batches,
-            vector=problem.num_params * problem.dtype.itemsize,
-            columns=self.columns,
-        )
+        return self.problem.layout
 
     @property
-    def columns(self) -> int:
-        """Columns to multiply at once: few enough that temporaries stay small."""
-        if self._choices.columns is not None:
-            return self._choices.columns
-        largest = self.bytes_per_sample * max(self._problem.batch_sizes, default=0)
-        if self._second_order and largest > _SMALL_GRAPH:
-            return 1
-        return max(1, min(MOST_COLUMNS, int(_WORKING_SET // max(largest, 1.0))))
+    def folds(self) -> bool:
+        """Whether layers are folded."""
+        return self._builder.folds
 
     @property
     def num_kept(self) -> int:
         """Batches whose graph is kept now."""
         return len(self._graphs)
 
+    @property
+    def limit(self) -> int:
+        """Bytes for graphs and temporaries, beside data, vectors and other operators."""
+        problem = self.problem
+        vectors = 2 * self.block_size * problem.num_params * problem.dtype.itemsize
+        others = problem.graph_bytes - self._held.num_bytes
+        stated = problem.memory_limit - problem.kept_data_bytes - self.reserved
+        if (
+            self._free is None
+        ):  # asked once: reading it costs as much as a small product
+            self._free = int(_SHARE_OF_FREE * available_memory(problem.device))
+        return min(stated - vectors - others, self._free)
+
+    def widths(self, *, held: int | None = None, num_kept: int | None = None) -> Widths:
+        """Return the rule by which columns are put together.
+
+        Args:
+            held: Bytes of the kept graphs; what is held now by default.
+            num_kept: How many these are.
+
+        Raises:
+            MemoryError: If so many were asked for that their temporaries do not fit.
+        """
+        room = self.limit - (self._held.num_bytes if held is None else held)
+        kept = len(self._graphs) if num_kept is None else num_kept
+        if kept < self.problem.num_batches:
+            room -= self.measured.graph(self._largest)
+        asked, most = self.choices.columns, self._most_columns(room)
+        if asked is not None:
+            self._refuse_columns(asked, room)
+            most = asked
+        graph = self.measured.graph(self._largest)
+        slow = self.problem.network.has_convolutions and self._on_cpu
+        rule = by_rule(graph, second_order=self._second_order, convolutions=slow)
+        return Widths(
+            self.measured,
+            rule=rule if asked is None else asked,
+            explores=asked is None and self._explores and not small(graph),
+            most=most,
+        )
+
+    def _most_columns(self, room: int) -> int:
+        """Return how many columns' temporaries fit."""
+        if not self.measured.temporaries:  # the first block is measured: one column
+            return MOST_COLUMNS if self._is_small else 1
+        need = self.measured.product
+        sizes = range(MOST_COLUMNS, 1, -1)
+        return next((w for w in sizes if need(self._largest, w) <= room), 1)
+
+    def _refuse_columns(self, asked: int, room: int) -> None:
+        needed = self.measured.product(self._largest, asked)
+        if needed > room + LIBRARIES:
+            got = f"{asked}, whose temporaries need {format_bytes(needed)}"
+            remedy = f"There is room for {format_bytes(room)}; leave `columns` unset."
+            raise MemoryError(message("columns", "fit `memory_limit`", got, remedy))
+
+    @property
+    def _on_cpu(self) -> bool:
+        return self.problem.device.type == "cpu"
+
+    @property
+    def _is_small(self) -> bool:
+        """Whether all columns at once are far from the limit, and not worth timing."""
+        if self._small is None:
+            graph = self.measured.graph(self._largest)
+            self._small = small(graph) and 8 * MOST_COLUMNS * graph < self.limit
+        return self._small
+
+    def num_fitting(self) -> int:
+        """Return how many batches will keep their graph, as far as is measured."""
+        sizes = self.problem.batch_sizes
+        held = kept = 0
+        for place, size in enumerate(sizes):
+            need = held + self.measured.graph(size)
+            if self._fits(need, kept + 1, last=place + 1 == len(sizes)):
+                held, kept = need, kept + 1
+        return kept
+
+    def _fits(self, held: int, count: int, *, last: bool) -> bool:
+        """Tell whether so many graphs of so many bytes leave room for what comes."""
+        asked = self.choices.num_kept(self.problem.num_batches)
+        if asked is not None and count > asked:
+            return False
+        every = last and count == self.problem.num_batches
+        return held + self.working(every=every) <= self.limit + self._forgiven
+
+    @property
+    def _forgiven(self) -> int:
+        """What may exceed the limit: only what was asked for, and only so little."""
+        return LIBRARIES if self.choices.kept not in (None, "none", 0) else 0
+
+    def working(self, *, every: bool, columns: int = 1) -> int:
+        """Return the bytes that come and go in a pass over the data.
+
+        Args:
+            every: Whether all graphs are kept, so that none is built.
+            columns: Columns at once.
+        """
+        product = self.measured.product(self._largest, columns)
+        if every:
+            return product
+        graph = self.measured.graph(self._largest)
+        return max(self.measured.build(self._largest), graph + product)
+
     def refresh(self) -> str:
         """Drop all graphs if anything changed since they were built."""
-        fingerprint = self._problem.refresh()
+        fingerprint = self.problem.refresh()
         if fingerprint != self._fingerprint:
             self.release()
             self._fingerprint = fingerprint
@@ -164,7 +230,8 @@ class KeptGraphs:
     def release(self) -> None:
         """Drop all graphs; the next product builds them anew."""
         self._graphs.clear()
-        self._held = 0.0
+        self._held.num_bytes = 0
+        self._free = self._small = None
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -174,49 +241,221 @@ class KeptGraphs:
         mode after an error, as long as somebody holds the traceback.
         """
         try:
-            with self._problem.network.running(forward=False), torch.enable_grad():
+            with self.problem.network.running(forward=False), torch.enable_grad():
                 yield
-        except ChangedDuringComputationError:
+        except (ChangedDuringComputationError, MemoryError):
             raise
         except (RuntimeError, NotImplementedError) as error:
             raise _not_differentiable(error) from error
 
     def __iter__(self) -> Iterator[Any]:
         """Yield the graph of every batch of one pass, inside `running`."""
-        if len(self._graphs) == self._problem.num_batches:
-            yield from self._graphs.values()
+        yield from self.each(lambda graph, _: graph)
+
+    def each(self, compute: Callable[[Any, int], _T]) -> Iterator[_T]:
+        """Yield ``compute(graph, samples)`` of every batch of one pass, inside `running`.
+
+        A graph that is not kept is gone before the next one is built.
+        """
+        sizes = self.problem.batch_sizes
+        if len(self._graphs) == self.problem.num_batches:
+            for index, kept in self._graphs.items():
+                yield compute(kept, sizes[index])
             return
-        for batch in self._problem.own_batches():
+        for batch in self.problem.own_batches():
             graph = self._graphs.get(batch.index)
             if graph is None:
-                with preserved_random_state(self._problem.device):
+                with preserved_random_state(self.problem.device):
                     graph = self._build(batch)
-            yield graph
+                result = compute(graph, batch.num_samples)
+                self._settle(batch, graph)
+            else:
+                result = compute(graph, batch.num_samples)
+            del graph
+            yield result
+            del result
+
+    def _settle(self, batch: Batch, graph: Any) -> None:
+        """Keep a graph, if what is measured by now leaves room for it."""
+        held = self._held.num_bytes + self.measured.graph(batch.num_samples)
+        last = batch.index + 1 == self.problem.num_batches
+        if self._fits(held, len(self._graphs) + 1, last=last):
+            self._graphs[batch.index] = graph
+            self._held.num_bytes = held
+            if self._on_cpu and held > _WORTH_TRIMMING:
+                return_free_memory()
 
     def _build(self, batch: Batch) -> Any:
-        problem = self._problem
-        if self._budget is None:
-            counter = _SavedBytes()
-            with torch.autograd.graph.saved_tensors_hooks(counter.pack, lambda t: t):
-                graph = self._builder(batch)
+        if not self._checked:
+            self._check(batch)
+        samples, began = batch.num_samples, time.perf_counter()
+        if samples in self.measured.graphs or len(self.measured.graphs) > 1:
+            graph = self._builder(batch)
+            if len(self.measured.build_seconds) < _TIMED:
+                self.measured.build_seconds.append(self._since(began) / max(samples, 1))
+        else:
+            graph = self._weighed(batch)
+        if not self._checked:
             if once_differentiable(graph.gradients):
                 text = "a layer marked `once_differentiable` has no second derivative"
                 raise RuntimeError(text)
             _warn_of_custom_functions(graph.gradients)
-            # Other operators' graphs may have taken some of what the problem allows.
-            free = int(_SHARE_OF_FREE * available_memory(problem.device))
-            allowed = problem.memory_limit - problem.kept_data_bytes
-            self._budget = min(allowed, free)
-            self.bytes_per_sample = counter.total / max(batch.num_samples, 1)
-        else:
-            graph = self._builder(batch)
-        need = self.bytes_per_sample * batch.num_samples
-        asked = self._choices.num_kept(problem.num_batches)
-        fits = self._held + need <= (self._budget or 0)
-        if fits and (asked is None or len(self._graphs) < asked):
-            self._graphs[batch.index] = graph
-            self._held += need
+            self._checked = True
+            self._refuse_if_too_large()
         return graph
+
+    def _weighed(self, batch: Batch) -> Any:
+        """Build a graph and measure its memory."""
+        with AllocationMeter() as meter:
+            graph = self._builder(batch)
+        data = 0 if self.problem.kept_data_bytes else batch.num_bytes
+        self.measured.graphs[batch.num_samples] = meter.live + data
+        self.measured.building[batch.num_samples] = meter.peak - meter.live
+        return graph
+
+    def _since(self, began: float) -> float:
+        if self.problem.device.type == "cuda":
+            torch.cuda.synchronize(self.problem.device)
+        return time.perf_counter() - began
+
+    def _check(self, batch: Batch) -> None:
+        """Look at a few samples, where the whole batch may not fit the memory."""
+        problem = self.problem
+        if batch.num_samples in self.measured.graphs:
+            self._refuse_if_too_large()
+            return
+        part = max(2, batch.num_samples // 32)
+        few = 4 * part > batch.num_samples or problem.network.train
+        guess = _GUESS * (problem.forward_bytes or problem.memory_limit)
+        if few or guess < self.limit:
+            return
+        for stop in (part, 2 * part):
+            piece = batch.part(0, stop)
+            graph = self._weighed(piece)
+            ones = torch.ones(1, problem.num_params, dtype=problem.dtype)
+            tangents = self.layout.split(ones.to(problem.device))
+            with AllocationMeter() as meter:
+                graph.multiply(tangents, vectorised=False)
+            self.measured.temporaries[stop] = meter.peak
+            del graph
+        self._refuse_if_too_large()
+        # The batch's own numbers, which come next, are better than a continuation.
+        del self.measured.graphs[part], self.measured.temporaries[part]
+
+    def _refuse_if_too_large(self) -> None:
+        """Refuse a limit that one batch, or what was asked for, breaks.
+
+        Raises:
+            MemoryError: If so.
+        """
+        room, most = self.limit + LIBRARIES, self._largest
+        needed = self.working(every=False)
+        if needed > room:
+            stated = self.problem.memory_limit
+            whole = format_bytes(needed + stated - self.limit)
+            got = f"{format_bytes(stated)}, and they need {whole}"
+            contract = (
+                "hold one batch's graph, a product's temporaries, vectors and data"
+            )
+            remedy = f"Use batches of less than {most} samples, or raise it."
+            raise MemoryError(message("memory_limit", contract, got, remedy))
+        asked = self.choices.num_kept(self.problem.num_batches) or 0
+        total = sum(map(self.measured.graph, self.problem.batch_sizes[:asked]))
+        every = asked == self.problem.num_batches
+        if asked and total + self.working(every=every) > room:
+            got = f"{self.choices.kept!r}, which needs {format_bytes(total)}"
+            remedy = (
+                f"There is room for {format_bytes(self.limit)}; leave `kept` unset."
+            )
+            raise MemoryError(message("kept", "fit `memory_limit`", got, remedy))
+
+    def blocks(
+        self, multiply: Multiply, tangents: list[Tensor], samples: int
+    ) -> Iterator[tuple[int, list[Tensor]]]:
+        """Yield products of blocks of columns with their place, inside `running`.
+
+        Args:
+            multiply: With the stacks, at once or one by one.
+            tangents: Stacks of shape ``(k, *shape)``.
+            samples: Of the batch; 0 where nothing can be learned from the product.
+        """
+        start, num = 0, tangents[0].shape[0]
+        while start < num:
+            width = 1 if num == 1 else self.widths().next(num - start)
+            block = [t[start : start + width] for t in tangents]
+            try:
+                part = self._observed(multiply, block, width, samples)
+            except (RuntimeError, NotImplementedError):
+                if width == 1:
+                    raise
+                # Some layers have no batching rule; column by column always works.
+                self.measured.loops_only = True
+                continue
+            yield start, part
+            start += width
+
+    def _observed(
+        self, multiply: Multiply, block: list[Tensor], width: int, samples: int
+    ) -> list[Tensor]:
+        """Multiply; the first time measure the memory, then some times the time."""
+        if self._is_small or 2 * samples <= self._largest:
+            return multiply(block, width > 1)
+        if len(self.measured.seconds.get(width, ())) >= _TIMED:
+            return multiply(block, width > 1)
+        return self._measured(multiply, block, width, samples)
+
+    def _measured(
+        self, multiply: Multiply, block: list[Tensor], width: int, samples: int
+    ) -> list[Tensor]:
+        measured = self.measured
+        if width not in measured.excess:
+            with AllocationMeter() as meter:
+                part = multiply(block, width > 1)
+            measured.weigh(width, samples, meter.peak)
+            return part
+        self._since(0.0)
+        began = time.perf_counter()
+        part = multiply(block, width > 1)
+        measured.record(width, samples, self._since(began))
+        return part
+
+    def measure(self, columns: int) -> None:
+        """Take what is missing on one batch, for products of up to so many columns."""
+        with self.running():
+            generator = torch.Generator().manual_seed(0)
+            size = (columns, self.problem.num_params)
+            random = torch.randn(size, generator=generator, dtype=self.problem.dtype)
+            tangents = self.layout.split(random.to(self.problem.device))
+            for batch in self.problem.own_batches():
+                kept = self._graphs.get(batch.index)
+                graph = self._build(batch) if kept is None else kept
+                self._measure_widths(graph, tangents, batch.num_samples)
+                if kept is None:
+                    self._settle(batch, graph)
+                if not self.measured.build_seconds:
+                    del graph, kept
+                    self._build(batch)
+                return
+
+    def _measure_widths(self, graph: Any, tangents: list[Tensor], samples: int) -> None:
+        def multiply(block: list[Tensor], vectorised: bool) -> list[Tensor]:  # noqa: FBT001
+            return graph.multiply(block, vectorised=vectorised)
+
+        columns, measured = tangents[0].shape[0], self.measured
+        for width in CANDIDATES:
+            if width > min(columns, self.widths().most):
+                return
+            if width > 1 and measured.loops_only:
+                return
+            while len(measured.seconds.get(width, ())) < SAMPLES:
+                block = [t[:width] for t in tangents]
+                try:
+                    self._measured(multiply, block, width, samples)
+                except (RuntimeError, NotImplementedError):
+                    if width == 1:
+                        raise
+                    measured.loops_only = True
+                    return
 
 
 def _warn_of_custom_functions(gradients: Sequence[Tensor]) -> None:

@@ -7,6 +7,7 @@ data, graphs kept: Hessian and functional Hessian 6, the others 4 (a gradient: 3
 
 import warnings
 from abc import abstractmethod
+from collections.abc import Iterator
 from typing import Any, ClassVar, Self, Unpack, final
 
 import torch
@@ -22,8 +23,9 @@ from curvescope.autodiff.graphs import (
     SecondDerivative,
     per_sample_outer,
 )
-from curvescope.curvature.choices import MOST_COLUMNS, Choices, ProductChoices
-from curvescope.curvature.kept import KeptGraphs, MemoryPlan
+from curvescope.curvature.choices import Choices, ProductChoices
+from curvescope.curvature.kept import KeptGraphs
+from curvescope.curvature.planner import ProductPlan, make_plan
 from curvescope.linop.base import SymmetricOperator
 from curvescope.losses import AbstractLoss
 from curvescope.problem import Problem
@@ -51,6 +53,14 @@ class CurvatureOperator(SymmetricOperator):
                 message("problem", "be a Problem", type(problem).__name__, remedy)
             )
         size = problem.num_params
+        self.choices = ProductChoices(**choices)
+        self._graphs = KeptGraphs(
+            problem,
+            self._build,
+            kind=self._name,
+            second_order=self._second_order,
+            choices=self.choices,
+        )
         super().__init__(
             (size, size),
             dtype=problem.dtype,
@@ -59,21 +69,11 @@ class CurvatureOperator(SymmetricOperator):
             positive_semidefinite=self._positive_semidefinite,
             info=problem.provenance(self._name),
             passes_per_product=1,
-            block_size=MOST_COLUMNS,
+            block_size=self._graphs.block_size,
         )
         self.problem = problem
-        self.choices = ProductChoices(**choices)
         self._options: dict[str, Any] = dict(choices)  # of the constructor, for blocks
         self._shift = problem.weight_decay if self._regularised else 0.0
-        self._graphs = KeptGraphs(
-            problem,
-            self._build,
-            second_order=self._second_order,
-            choices=self.choices,
-        )
-        # Measured: vmapped columns pay on dense nets and lose on CPU convolutions.
-        slow = problem.network.has_convolutions and problem.device.type == "cpu"
-        self._vectorised = not slow or self.choices.columns is not None
 
     @abstractmethod
     def _build(
@@ -92,9 +92,36 @@ class CurvatureOperator(SymmetricOperator):
         self._graphs.release()
 
     @final
-    def memory_plan(self) -> MemoryPlan:
-        """Say what will be kept between products; builds one batch's graph to measure."""
-        return self._graphs.plan()
+    def plan(self, columns: int = 1) -> ProductPlan:
+        """Say how products will be computed, what they cost, and why so.
+
+        Args:
+            columns: Of one product.
+
+        Cost:
+            The graph of one batch, and where they were not timed yet, some three
+            products of each number of columns at once, on that batch.
+
+        Example:
+            >>> import torch
+            >>> data = (torch.ones(6, 3), torch.zeros(6, dtype=torch.long))
+            >>> H = Hessian(Problem(torch.nn.Linear(3, 2), "cross_entropy", data))
+            >>> plan = H.plan(columns=4)
+            >>> plan.num_kept, plan.peak < plan.limit
+            (1, True)
+        """
+        self.refresh()
+        return make_plan(self._name, self._graphs, positive_int("columns", columns))
+
+    @final
+    def memory_plan(self) -> ProductPlan:
+        """Return the plan of products of one column."""
+        return self.plan()
+
+    @final
+    def reserve(self, num_bytes: int) -> None:
+        """Leave so much of the memory limit to an algorithm's own vectors."""
+        self._graphs.reserved = positive_int("num_bytes", num_bytes, minimum=0)
 
     @final
     def _matmat(self, V: Tensor) -> Tensor:
@@ -109,33 +136,33 @@ class CurvatureOperator(SymmetricOperator):
 
     def _own_product(self, columns: Tensor) -> Tensor:
         """Return the rows' products, summed over this process's batches."""
-        layout = self._graphs.layout
-        total: Tensor | None = None
         with self._graphs.running():
-            tangents = layout.split(columns)
-            for graph in self._graphs:
-                part = layout.join(self._multiply(graph, tangents))
-                total = part if total is None else total.add_(part)
-        return torch.zeros_like(columns) if total is None else total
+            total = torch.zeros_like(columns)  # a plain tensor, in inference mode too
+            tangents = self._graphs.layout.split(columns)
+
+            def add(graph: BatchGraph, samples: int) -> None:
+                for start, part in self._blocks(graph, tangents, samples):
+                    joined = self._graphs.layout.join(part)
+                    total[start : start + len(joined)].add_(joined)
+
+            for _ in self._graphs.each(add):
+                pass
+        return total
+
+    def _blocks(
+        self, graph: BatchGraph, tangents: list[Tensor], samples: int
+    ) -> Iterator[tuple[int, list[Tensor]]]:
+        def multiply(block: list[Tensor], vectorised: bool) -> list[Tensor]:  # noqa: FBT001
+            return graph.multiply(block, vectorised=vectorised)
+
+        return self._graphs.blocks(multiply, tangents, samples)
 
     def _multiply(self, graph: BatchGraph, tangents: list[Tensor]) -> list[Tensor]:
-        num, width = tangents[0].shape[0], self._graphs.columns
-        if self._vectorised and min(num, width) > 1:
-            try:
-                parts = [
-                    graph.multiply(
-                        [t[i : i + width] for t in tangents], vectorised=True
-                    )
-                    for i in range(0, num, width)
-                ]
-            except (RuntimeError, NotImplementedError):
-                # Some layers have no batching rule; column by column always works.
-                self._vectorised = False
-            else:
-                if len(parts) == 1:
-                    return parts[0]
-                return [torch.cat(column) for column in zip(*parts, strict=True)]
-        return graph.multiply(tangents, vectorised=False)
+        """Return all columns' products with any graph, a part of a batch's too."""
+        parts = [part for _, part in self._blocks(graph, tangents, 0)]
+        if len(parts) == 1:
+            return parts[0]
+        return [torch.cat(column) for column in zip(*parts, strict=True)]
 
     @final
     def block(self, params: Any) -> Self:

@@ -6,10 +6,12 @@ whatever the batches are. The problem is about the weights as they are when a ve
 called; it knows no operators and no algorithms.
 """
 
+import functools
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
-from typing import Any, Literal, final
+from dataclasses import replace
+from typing import Any, Literal, TypeVar, final
+from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
@@ -26,61 +28,18 @@ from curvescope.losses.base import fingerprint as loss_fingerprint
 from curvescope.losses.resolve import resolve as resolve_loss
 from curvescope.problem import inspection
 from curvescope.problem.batches import Batch, BatchSource, default_adapter
+from curvescope.problem.metering import AllocationMeter
 from curvescope.problem.selection import layers, select
+from curvescope.problem.shared import Account, Evaluation, Shared
 from curvescope.results import Provenance
 
+_T = TypeVar("_T")
 _UNITS = {
     "mean": "loss (mean over the data) per parameter squared",
     "sum": "loss (sum over the data) per parameter squared",
 }
-
-
-@final
-@dataclass(frozen=True)
-class Evaluation:
-    """The objective at the present weights.
-
-    Attributes:
-        loss: The objective, in the unit of the reduction, without weight decay.
-        accuracy: Fraction of right predictions of a classifier, else ``None``.
-        num_samples: Data points.
-        denominator: What the summed loss was divided by.
-    """
-
-    loss: float
-    accuracy: float | None
-    num_samples: int
-    denominator: float
-
-    def __str__(self) -> str:
-        text = f"loss {self.loss:.5g} on {self.num_samples} samples"
-        return (
-            text if self.accuracy is None else f"{text}, accuracy {self.accuracy:.3%}"
-        )
-
-
-@dataclass
-class _Shared:
-    """What the problem has in common with its restrictions to other parameters."""
-
-    network: Network
-    loss: AbstractLoss
-    source: BatchSource
-    reduction: Literal["mean", "sum"]
-    dtype: torch.dtype
-    device: torch.device
-    memory_limit: int
-    processes: Processes
-    num_samples: int
-    content: str
-    structure: str = ""
-    modules: tuple[int, ...] = ()
-    loss_options: str = ""
-    denominator: float = math.nan
-    weights: str = ""
-    parameters: dict[str, Tensor] | None = None
-    buffers: dict[str, Tensor] | None = None
-    evaluation: Evaluation | None = None
+# Before every product, and nearly always of the same parts.
+_combined = functools.lru_cache(maxsize=256)(combine)
 
 
 @final
@@ -104,7 +63,8 @@ class Problem:
         batch_size: For tensors and datasets, which have no batches of their own.
         device: Where to compute; the model's by default.
         dtype: In what to compute; the model's by default. The model stays as it is.
-        memory_limit: Bytes for kept data and graphs; half of what is free by default.
+        memory_limit: Bytes for kept data, graphs, and what comes and goes in products,
+            beside what libraries take; half of what is free by default.
         mode: ``"eval"``; ``"train"`` is possible where nothing couples or draws.
         check: Whether to check determinism, finiteness and additivity at once.
         processes: Those that share the data; see `curvescope.distributed.data_parallel`.
@@ -163,7 +123,7 @@ class Problem:
             limit=checks.positive_int("memory_limit", limit) // 2,
         )
         num_samples, content = source.read(processes)
-        self._shared = _Shared(
+        self._shared = Shared(
             network=Network(model, mode == "train", place),
             loss=resolved,
             source=source,
@@ -262,7 +222,7 @@ class Problem:
 
     @property
     def memory_limit(self) -> int:
-        """Bytes for kept data and graphs together."""
+        """Bytes for kept data, graphs and products together."""
         return self._shared.memory_limit
 
     @property
@@ -270,6 +230,32 @@ class Problem:
         """Bytes of the data that are kept."""
         source = self._shared.source
         return source.num_bytes if source.kept is not None else 0
+
+    @property
+    def forward_bytes(self) -> int:
+        """Bytes of all tensors that a forward pass of a batch makes; 0 if not known."""
+        return self._shared.forward_bytes
+
+    @property
+    def graph_bytes(self) -> int:
+        """Bytes of the graphs that all operators of this problem keep."""
+        return sum(account.num_bytes for account in self._shared.accounts)
+
+    def open_account(self) -> Account:
+        """Return where an operator notes what it keeps; it ends with the operator."""
+        account = Account()
+        self._shared.accounts.add(account)
+        return account
+
+    def remembered(self, key: Any, make: Callable[[], _T]) -> _T:
+        """Return what was measured for these parameters; it outlives an operator.
+
+        Args:
+            key: What it is of.
+            make: Returns what is remembered where nothing is.
+        """
+        place = (key, self.layout.names)
+        return self._shared.measurements.setdefault(place, make())
 
     def batches(self) -> Iterator[Batch]:
         """Yield the batches of one pass over all data, on the device.
@@ -327,6 +313,9 @@ class Problem:
             buffers=None,
             evaluation=None,
             denominator=math.nan,
+            forward_bytes=2 * self._shared.forward_bytes,
+            accounts=WeakSet(),
+            measurements={},
         )
         other.layout = self.layout
         other.weight_decay = self.weight_decay
@@ -350,7 +339,7 @@ class Problem:
             shared.buffers = {n: self._placed(b) for n, b in buffers.items()}
             shared.weights, shared.evaluation = weights, None
         self._look_at_code()
-        return combine(
+        return _combined(
             weights,
             shared.content,
             shared.structure,
@@ -405,6 +394,17 @@ class Problem:
         assert self._shared.buffers is not None
         return self._shared.buffers
 
+    def _metered_outputs(
+        self, batch: Batch, parameters: Mapping[str, Tensor]
+    ) -> Tensor:
+        """Run the model on a batch; the first time, see how much memory that makes."""
+        if self._shared.forward_bytes:
+            return self.outputs(batch, parameters)
+        with AllocationMeter() as meter:
+            outputs = self.outputs(batch, parameters)
+        self._shared.forward_bytes = max(meter.made, 1)
+        return outputs
+
     def parameter_vector(self) -> Tensor:
         """Return the selected parameters as one vector."""
         leaves, _ = self.leaves()
@@ -440,7 +440,7 @@ class Problem:
         parameters = dict(self._shared.parameters or {})
         with self.network.running(), torch.no_grad():
             for batch in self.own_batches():
-                outputs = self.outputs(batch, parameters)
+                outputs = self._metered_outputs(batch, parameters)
                 self.loss.check(outputs, batch.targets)
                 total += float(self.loss.total(outputs, batch.targets))
                 denominator += self.loss.denominator(outputs, batch.targets)
