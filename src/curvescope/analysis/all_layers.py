@@ -280,7 +280,11 @@ class _Run:
         if not total:
             return 1, 1
         k, steps = self.asked.k, self.asked.num_steps
-        room = _MEMORY_SHARE * available_memory(self.problem.device)
+        # All processes must decide alike.
+        rooms = self.problem.processes.gather(
+            lambda: available_memory(self.problem.device)
+        )
+        room = _MEMORY_SHARE * min(rooms)
         fits = int(room // total)
         fullest = max(top_basis_size(size, k) for size in rest.values())
         basis = min(fullest, fits - 2 * k - 2)

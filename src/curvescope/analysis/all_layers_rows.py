@@ -56,12 +56,18 @@ class _Exact:
     def of(formed: FormedFactor, k: int, shift: float, n: int) -> "_Exact":
         """Diagonalise ``J'J + shift``, from itself or from the smaller ``JJ'``."""
         values, vectors = torch.linalg.eigh(formed.matrix)
+        size = float(values.abs().max())
+        rounding = torch.finfo(torch.float64).eps * len(values) * size
         chosen = torch.argsort(values.abs(), descending=True, stable=True)[:k]
         top, X = values[chosen], vectors[:, chosen]
         if formed.rows is None:
             residuals = torch.linalg.vector_norm(formed.matrix @ X - top * X, dim=0)
         else:
             residuals = _lifted_residuals(formed.rows, X, top)
+            # The zeros of JJ' are zeros of J'J too, but with vectors of their own.
+            zeros = top.abs() <= rounding
+            top = torch.where(zeros, 0.0, top)
+            residuals = torch.where(zeros, rounding, residuals)
         counts = torch.ones_like(values)
         missing = n - len(values)
         if missing:

@@ -229,7 +229,7 @@ def _weigh(
         found.parts[name] = graph.count(name)
         total += columns(blocks.num_params[name]) * found.parts[name]
     if total <= found.setup:
-        text = "many outputs: products take less work than its factor"
+        text = "products take less work than its factor"
         found.left_out |= dict.fromkeys(with_factors, text)
     for name in found.left_out:
         if name not in found.parts:
