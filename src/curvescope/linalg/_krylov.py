@@ -2,79 +2,104 @@
 
 Between block products the rows ``Q`` of the basis obey, in the scaled matrix,
 
-    A Q' = Q' T + P' R + E,
+    A Q' = Q' (T + D) + P' R + H' G,
 
-with ``P`` the pending rows (orthonormal, orthogonal to ``Q``, not yet multiplied),
-``T = Q A Q'`` measured by full orthogonalisation, and ``E`` what was given up where
-pending rows were replaced; 0 in a run without such places. A Ritz vector ``Q' s`` has
-the estimated residual ``|| R s ||``: true residuals decide, which see ``E`` too.
+with ``P`` the pending rows (orthonormal, orthogonal to ``Q``, not yet multiplied), ``H``
+rows that were pending and are held back, ``T`` symmetric, and ``T + D`` what the products
+gave: ``D`` is rounding where ``A`` is symmetric and gives the same product twice. All
+coefficients are measured, by full orthogonalisation, so that this holds up to rounding
+whatever ``A`` does. A Ritz vector ``Q' s`` has the residual ``(D s, R s, G s)``, as long as
+nothing that was pending has been given up.
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from curvescope._core.random import gaussian
+from curvescope.linalg._basis import make_basis
 from curvescope.linalg._products import float64_gram, row_products
 from curvescope.linalg._session import Session
 
 _BREAKDOWN_EPS = 20.0
-_CHUNK = 1 << 14
 
 
 @dataclass
 class Ritz:
-    """Ritz values ascending, coefficients in the basis, residual estimates."""
+    """Ritz values ascending, coefficients in the basis, estimates of the residuals."""
 
     values: Tensor
     vectors: Tensor
     residuals: Tensor
 
 
-def rotate_rows(Q: Tensor, S: Tensor) -> None:
-    """Replace the first rows of ``Q`` by ``S' Q`` in place, a few columns at a time."""
-    rotation = S.T.to(dtype=Q.dtype, device=Q.device).contiguous()
-    kept = rotation.shape[0]
-    for start in range(0, Q.shape[1], _CHUNK):
-        piece = slice(start, start + _CHUNK)
-        Q[:kept, piece] = rotation @ Q[:, piece].contiguous()
+def exact_rows(spare: int) -> int:
+    """Return how many of the newest rows stay exact where others are rounded."""
+    return 2 * spare + 1
 
 
 class KrylovSpace:
     """The basis, its projected matrix, and what is pending.
 
     Attributes:
-        Q: Rows; the first ``m`` are multiplied, the next ``w`` are pending.
+        basis: Rows; the first ``m`` are multiplied, the next ``w`` are pending.
         m, w: Numbers of rows.
-        T, R: See the module; float64 on the CPU.
+        held: The rows ``H`` of the module.
+        T, D, R, G: See the module; float64 on the CPU.
+        complete: Whether nothing that was pending has been given up.
         first: Rows before it belong to an earlier chain and stay as they are.
         norm: Largest norm of a column of a product: a lower bound of ``||A||``.
         asymmetry: Largest ``|x' A y - y' A x|`` that was seen.
     """
 
     def __init__(
-        self, session: Session, size: int, spare: int, generator: torch.Generator
+        self,
+        session: Session,
+        size: int,
+        spare: int,
+        generator: torch.Generator,
+        *,
+        basis: str | Path = "device",
+        head: int = 0,
     ) -> None:
         self.session = session
         self.size, self.spare = size, spare
         self.generator = generator
-        self.Q = torch.empty(
-            size + spare, session.n, dtype=session.dtype, device=session.device
+        self.basis = make_basis(
+            basis,
+            size + spare,
+            session.n,
+            dtype=session.dtype,
+            device=session.device,
+            head=head,
+            # A block, the one before it, and parked residuals.
+            tail=exact_rows(spare),
         )
         self.m = self.w = self.first = 0
         self.T = torch.zeros(size, size, dtype=torch.float64)
+        self.D = torch.zeros(size, size, dtype=torch.float64)
         self.R = torch.zeros(0, 0, dtype=torch.float64)
+        self.G = torch.zeros(0, 0, dtype=torch.float64)
+        self.held = torch.zeros(
+            0, session.n, dtype=session.dtype, device=session.device
+        )
+        self.complete = True
         self.norm = 0.0
         self.asymmetry = 0.0
-        # Columns of R before it lack what was given up with earlier pending rows.
-        self._known_from = 0
         self.serials: list[int] = []
+        self.held_serials: list[int] = []
         self._next_serial = 0
         self._lagged: list[tuple[int, Tensor]] = []
         # Coefficients are read from a GPU every few steps, not at every one.
         self._lag = 1 if session.device.type == "cpu" else 4
+
+    @property
+    def Q(self) -> Tensor:
+        """All rows there is room for; a view where the basis lies on the device."""
+        return self.basis.rows(0, self.basis.shape[0])
 
     @property
     def eps(self) -> float:
@@ -96,15 +121,17 @@ class KrylovSpace:
         self.serials[start:] = list(fresh)
         self._next_serial += stop - start
 
-    def _project_out(self, W: Tensor, m: int) -> Tensor:
-        """Make the rows of ``W`` orthogonal to the first ``m``; return coefficients."""
-        Q = self.Q[:m]
-        total = row_products(Q, W)
-        W.addmm_(total.T.to(W.dtype), Q, alpha=-1.0)
-        # Twice is enough (Parlett, The Symmetric Eigenvalue Problem, section 6.9).
-        again = row_products(Q, W)
-        W.addmm_(again.T.to(W.dtype), Q, alpha=-1.0)
-        return total + again
+    def _project_out(self, W: Tensor, m: int) -> tuple[Tensor, Tensor]:
+        """Make ``W`` orthogonal to the first ``m`` rows and those held; return both's."""
+        held = self._project_out_held(W)
+        inside = self.basis.project_out(W, m)
+        # Once more, where the basis took most of W away: what is left is rounding.
+        return inside, held + self._project_out_held(W)
+
+    def _project_out_held(self, W: Tensor) -> Tensor:
+        c = row_products(self.held, W)
+        W.addmm_(c.T.to(W.dtype), self.held, alpha=-1.0)
+        return c
 
     def _orthonormal_rows(self, W: Tensor, m: int) -> Tensor:
         """Write an orthonormal basis of the rows of ``W`` after row ``m``; return R.
@@ -115,7 +142,7 @@ class KrylovSpace:
         R = torch.zeros(W.shape[0], W.shape[0], dtype=torch.float64)
         for i in range(W.shape[0]):
             row = W[i : i + 1]
-            P = self.Q[m : m + kept]
+            P = self.basis.rows(m, m + kept)
             for _ in range(2):
                 c = row_products(P, row)
                 row.addmm_(c.T.to(row.dtype), P, alpha=-1.0)
@@ -129,7 +156,7 @@ class KrylovSpace:
                 self._project_out(row, m + kept)
                 row.div_(self._norm(row))
             R[kept, i] = norm
-            self.Q[m + kept] = row[0]
+            self.basis.write(m + kept, row)
             kept += 1
         return R[:kept]
 
@@ -141,8 +168,9 @@ class KrylovSpace:
         """Replace what is pending by ``rows``, made orthonormal to the basis."""
         self.flush()
         self.give_up_pending()
-        room = min(rows.shape[0], self.Q.shape[0] - self.m, self.session.n - self.m)
-        W = rows[:room].to(self.Q).clone()
+        there = self.basis.shape[0] - self.m
+        room = min(rows.shape[0], there, self.session.n - self.m)
+        W = rows[:room].to(dtype=self.session.dtype, device=self.session.device).clone()
         W.div_(torch.linalg.vector_norm(W, dim=1, keepdim=True).clamp_min(1e-30))
         norm, self.norm = self.norm, 1.0  # these rows have norm 1, not ||A||
         self._project_out(W, self.m)
@@ -150,26 +178,63 @@ class KrylovSpace:
         self.norm = norm
         self.w = R.shape[0]
         self.R = torch.zeros(self.w, self.m, dtype=torch.float64)
-        self._known_from = self.m
         self._name_rows(self.m, self.m + self.w)
 
     def give_up_pending(self) -> None:
         """Drop the pending rows, and what they carried of the residuals."""
+        self.complete &= self.w == 0 or self.m == 0
+        self._forget_pending()
+
+    def hold_pending(self) -> None:
+        """Put the pending rows aside; what comes later is orthogonal to them."""
+        self.flush()
+        self.held = torch.cat([self.held, self.basis.rows(self.m, self.m + self.w)])
+        self.G = torch.cat([self.G, self.R])
+        self.held_serials += self.serials[self.m : self.m + self.w]
+        self._forget_pending()
+
+    def refocus(self, S: Tensor, width: int) -> None:
+        """Make pending what the vectors ``Q' S`` lack most, of all that is outside.
+
+        Rows held and rows pending turn into each other by a rotation, so that nothing
+        is lost.
+        """
+        self.flush()
+        rows = torch.cat([self.held, self.basis.rows(self.m, self.m + self.w)])
+        outside = torch.cat([self.G, self.R])
+        turn = torch.linalg.svd(outside @ S).U.T
+        rows = turn.to(rows) @ rows
+        outside = turn @ outside
+        self.w = min(width, rows.shape[0])
+        self.basis.write(self.m, rows[: self.w])
+        self.R, self.G = outside[: self.w], outside[self.w :]
+        self.held = rows[self.w :].contiguous()
+        self._name_rows(self.m, self.m + self.w)
+        fresh = range(self._next_serial, self._next_serial + len(self.held))
+        self.held_serials = list(fresh)
+        self._next_serial += len(self.held)
+
+    def _forget_pending(self) -> None:
         self.w = 0
         self.R = torch.zeros(0, self.m, dtype=torch.float64)
         del self.serials[self.m :]
 
     def park(self, row: Tensor) -> None:
         """Store a residual vector after the basis, from which the search may go on."""
-        self.Q[self.m + self.w] = row
+        self.basis.write(self.m + self.w, row[None])
         self.w += 1
         self._name_rows(self.m, self.m + self.w)
 
     def continue_from_parked(self, columns: list[int]) -> None:
         """Make the parked residuals of the basis vectors ``columns`` pending."""
-        rows = self.Q[self.m : self.m + self.w].clone()
+        rows = self.basis.rows(self.m, self.m + self.w).clone()
+        # True residuals are known: what the recurrence knew of them is not needed.
+        self.held = self.held[:0]
+        self.G = self.G[:0]
+        self.held_serials = []
         self.set_pending(rows)
-        coupling = float64_gram(self.Q[self.m : self.m + self.w], rows)
+        pending = self.basis.rows(self.m, self.m + self.w)
+        coupling = float64_gram(pending, rows)
         self.R[:, columns] = coupling
 
     def start_chain(self, width: int) -> None:
@@ -186,21 +251,22 @@ class KrylovSpace:
     def step(self) -> None:
         """Multiply the pending rows, and make what is new in the product pending."""
         m, w = self.m, self.w
-        product = self.session.product(self.Q[m : m + w].T)
+        product = self.session.product(self.basis.rows(m, m + w).T)
         W = product.T.contiguous()
         sizes = torch.linalg.vector_norm(W, dim=1, dtype=torch.float64)
-        C = self._project_out(W, m + w)
+        C, held = self._project_out(W, m + w)
         self.m = m + w
         if w == 1:
             beta = torch.linalg.vector_norm(W, dtype=torch.float64)
-            self.Q[m + 1] = W[0] / beta.clamp_min(1e-300).to(W.dtype)
+            self.basis.write(m + 1, W / beta.clamp_min(1e-300).to(W.dtype))
             self._name_rows(m + 1, m + 2)
-            self._lagged.append((m, torch.cat([C[:, 0], sizes, beta.reshape(1)])))
+            packed = torch.cat([C[:, 0], held[:, 0], sizes, beta.reshape(1)])
+            self._lagged.append((m, packed))
             if len(self._lagged) >= self._lag or self.m >= self.size:
                 self.flush()
             return
         self.norm = max(self.norm, float(sizes.max()))
-        self._extend(m, C.cpu())
+        self._extend(m, C.cpu(), held.cpu())
         self.R = torch.zeros(0, self.m, dtype=torch.float64)
         R = self._orthonormal_rows(W, self.m)
         self._set_coupling(R, w)
@@ -211,18 +277,21 @@ class KrylovSpace:
         self.R[:, self.m - width :] = R
         self._name_rows(self.m, self.m + self.w)
 
-    def _extend(self, m: int, C: Tensor) -> None:
-        """Take the coefficients of the rows after ``m`` into ``T``."""
+    def _extend(self, m: int, C: Tensor, held: Tensor) -> None:
+        """Take the coefficients of the rows after ``m`` into ``T``, ``D`` and ``G``."""
         w = C.shape[1]
-        known = self._known_from
-        if m > known and self.R.shape[0] == w:
-            difference = C[known:m].T - self.R[:, known:m]
-            self.asymmetry = max(self.asymmetry, float(difference.abs().max()))
+        before = torch.zeros(w, m, dtype=torch.float64)
+        before[: self.R.shape[0], : self.R.shape[1]] = self.R
         corner = (C[m:] + C[m:].T) / 2
-        self.asymmetry = max(self.asymmetry, float((C[m:] - corner).abs().max()))
+        self.D[m : m + w, :m] = before - C[:m].T
+        self.D[m : m + w, m : m + w] = C[m:] - corner
+        worst = float(self.D[m : m + w, : m + w].abs().max())
+        if self.complete:
+            self.asymmetry = max(self.asymmetry, worst)
         self.T[:m, m : m + w] = C[:m]
         self.T[m : m + w, :m] = C[:m].T
         self.T[m : m + w, m : m + w] = corner
+        self.G = torch.cat([self.G, held], dim=1)
 
     def flush(self) -> None:
         """Bring the coefficients of the last steps over from the device."""
@@ -232,7 +301,8 @@ class KrylovSpace:
         numbers = torch.cat([packed for _, packed in self._lagged]).cpu()
         for (m, _), packed in zip(self._lagged, numbers.split(lengths), strict=True):
             self.norm = max(self.norm, float(packed[-2]))
-            self._extend(m, packed[:-2].reshape(-1, 1))
+            column = packed[:-2].reshape(-1, 1)
+            self._extend(m, column[: m + 1], column[m + 1 :])
             self.m = m + 1
             beta = float(packed[-1])
             broken = beta <= self.threshold or self.m >= self.session.n
@@ -249,25 +319,44 @@ class KrylovSpace:
         """Solve the projected problem on the rows from ``start`` on."""
         self.flush()
         values, vectors = torch.linalg.eigh(self.T[start : self.m, start : self.m])
-        residuals = torch.linalg.vector_norm(self.R[:, start:] @ vectors, dim=0)
+        # A chain that began later sees the matrix without the rows that are held.
+        outside = self.R[:, start:] if start else torch.cat([self.R, self.G])
+        residuals = torch.linalg.vector_norm(outside @ vectors, dim=0)
         return Ritz(values, vectors, residuals)
+
+    def residuals(self, S: Tensor) -> Tensor:
+        """Return the norms of the residuals of ``Q' S``, as the products had them."""
+        parts = torch.cat([self.D[: self.m, : self.m], self.R, self.G])
+        return torch.linalg.vector_norm(parts @ S, dim=0)
+
+    def image(self, c: Tensor) -> Tensor:
+        """Return ``A Q' c`` by what earlier products gave, without a new one."""
+        inside = (self.T + self.D)[: self.m, : self.m] @ c
+        result = self.basis.combine(torch.cat([inside, self.R @ c])[:, None])[0]
+        if self.held.shape[0]:
+            outside = (self.G @ c).to(self.held)
+            result += outside @ self.held
+        return result
 
     def compress(self, S: Tensor, start: int = 0) -> None:
         """Replace the rows from ``start`` on by ``S'`` times them, in place."""
         self.flush()
         m, kept = self.m, start + S.shape[1]
-        rotate_rows(self.Q[start:m], S)
-        self.Q[kept : kept + self.w] = self.Q[m : m + self.w].clone()
-        T = self.T[:m, :m].clone()
-        T[:, start:kept] = T[:, start:] @ S
-        T[start:kept] = S.T @ T[start:]
-        self.T.zero_()
-        corner = T[:kept, :kept]
-        self.T[:kept, :kept] = (corner + corner.T) / 2
-        self.R = torch.cat([self.R[:, :start], self.R[:, start:] @ S], dim=1)
+        pending = self.basis.rows(m, m + self.w).clone()
+        self.basis.rotate(start, S)
+        self.basis.write(kept, pending)
+        for matrix in (self.T, self.D):
+            turned = matrix[:m, :m].clone()
+            turned[:, start:kept] = turned[:, start:] @ S
+            turned[start:kept] = S.T @ turned[start:]
+            matrix.zero_()
+            matrix[:kept, :kept] = turned[:kept, :kept]
+        self.T[:kept, :kept] = (self.T[:kept, :kept] + self.T[:kept, :kept].T) / 2
+        self.R, self.G = (
+            torch.cat([rows[:, :start], rows[:, start:] @ S], dim=1)
+            for rows in (self.R, self.G)
+        )
         self.m = kept
-        if self._known_from > start:
-            self._known_from = kept
         self._name_rows(start, kept + self.w)
 
     def state(self) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, Tensor]]:
@@ -278,16 +367,24 @@ class KrylovSpace:
             "first": self.first,
             "norm": self.norm,
             "asymmetry": self.asymmetry,
-            "known_from": self._known_from,
+            "complete": self.complete,
+            "held_serials": self.held_serials,
             "serials": self.serials,
             "next_serial": self._next_serial,
         }
         small = {
             "T": self.T,
+            "D": self.D,
             "R": self.R,
+            "G": self.G,
             "generator": self.generator.get_state(),
         }
-        rows = {f"row-{s}": self.Q[i] for i, s in enumerate(self.serials)}
+        rows = {
+            f"row-{s}": self.basis.rows(i, i + 1)[0] for i, s in enumerate(self.serials)
+        }
+        rows |= {
+            f"row-{s}": row for s, row in zip(self.held_serials, self.held, strict=True)
+        }
         return numbers, small, rows
 
     def restore(self, numbers: dict[str, Any], tensors: dict[str, Tensor]) -> None:
@@ -295,10 +392,15 @@ class KrylovSpace:
         self.m, self.w = numbers["m"], numbers["w"]
         self.first = numbers["first"]
         self.norm, self.asymmetry = numbers["norm"], numbers["asymmetry"]
-        self._known_from = numbers["known_from"]
+        self.complete = numbers["complete"]
+        self.held_serials = list(numbers["held_serials"])
         self.serials = list(numbers["serials"])
         self._next_serial = numbers["next_serial"]
-        self.T, self.R = tensors["T"], tensors["R"]
+        self.T, self.D = tensors["T"], tensors["D"]
+        self.R, self.G = tensors["R"], tensors["G"]
         self.generator.set_state(tensors["generator"])
         for i, serial in enumerate(self.serials):
-            self.Q[i] = tensors.pop(f"row-{serial}")
+            self.basis.write(i, tensors.pop(f"row-{serial}")[None])
+        held = [tensors.pop(f"row-{serial}") for serial in self.held_serials]
+        if held:
+            self.held = torch.stack(held).to(self.held)

@@ -9,14 +9,15 @@ import torch
 from torch import Tensor
 
 
-def _piece(X: Tensor) -> int:
+def piece_length(device: torch.device) -> int:
+    """Return how many entries of long vectors are treated at once."""
     # A GPU splits its sums itself; larger pieces keep the number of kernels small.
-    return 1 << 14 if X.device.type == "cpu" else 1 << 20
+    return 1 << 14 if device.type == "cpu" else 1 << 20
 
 
 def row_products(X: Tensor, Y: Tensor) -> Tensor:
     """Return ``X Y'`` of row blocks ``(..., a, n)`` and ``(..., b, n)`` in float64."""
-    piece = _piece(X)
+    piece = piece_length(X.device)
     if X.shape[-1] <= piece:
         return (X @ Y.mT).double()
     shape = (*X.shape[:-1], Y.shape[-2])
@@ -30,7 +31,7 @@ def row_products(X: Tensor, Y: Tensor) -> Tensor:
 def float64_gram(X: Tensor, Y: Tensor) -> Tensor:
     """Return ``X Y'`` of row blocks in float64 on the CPU, without a float64 copy."""
     total = torch.zeros(X.shape[0], Y.shape[0], dtype=torch.float64, device=X.device)
-    length = _piece(X)
+    length = piece_length(X.device)
     for start in range(0, X.shape[1], length):
         part = slice(start, start + length)
         total += X[:, part].double() @ Y[:, part].double().T

@@ -2,8 +2,9 @@
 
 Phases: *build* until the wanted Ritz pairs are converged by their estimates; *check*
 for eigenvectors that the first start cannot reach (a single chain meets each
-eigenspace in one direction); *verify* by true residuals, and go back to *build* from
-those that fail.
+eigenspace in one direction); *certify* the residuals that the recurrence has by one
+product with a mixture of all pairs; where that does not prove them, or products were
+asked, *verify* by a product each, and go back to *build* from those that fail.
 """
 
 import math
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from curvescope._core.checkpoint import Checkpoint
+from curvescope._core.random import gaussian
 from curvescope.linalg._krylov import KrylovSpace, Ritz
 from curvescope.linalg._products import float64_gram
 from curvescope.linalg._session import Session
@@ -20,6 +22,11 @@ from curvescope.linalg._wanted import edge, ends, enough, order
 
 _FLOOR_EPS = 32.0
 _MIN_CHECK = 20
+# What rounding was seen to add to a residual at most, an eighth of the floor.
+_ROUNDING_EPS = 4.0
+# One mixture shows the deviations of all pairs as one sum of squares; a single pair that
+# deviates alone has a share in it that may be small.
+_MIXTURE = 3.0
 
 
 @dataclass(frozen=True)
@@ -32,6 +39,7 @@ class Plan:
     block_size: int
     max_matvecs: int
     check_multiplicity: bool
+    residuals: str = "checked"
 
 
 @dataclass
@@ -48,6 +56,7 @@ class Progress:
     check_cut_short: bool = False
     exhausted: bool = False
     verified: int = 0
+    residuals_from: str = ""
     values: list[float] = field(default_factory=list)
     residuals: list[float] = field(default_factory=list)
     failing: list[int] = field(default_factory=list)
@@ -77,7 +86,12 @@ class ThickRestart:
                 self.space.start_chain(self.plan.block_size)
             else:
                 self.space.set_pending(start)
-        actions = {"build": self._build, "check": self._check, "verify": self._verify}
+        actions = {
+            "build": self._build,
+            "check": self._check,
+            "certify": self._certify,
+            "verify": self._verify,
+        }
         while self.progress.phase != "done":
             before = self._spent()
             self.session.expect(self._forecast())
@@ -98,6 +112,12 @@ class ThickRestart:
     def _spent(self) -> int:
         return self.session.num_matvecs
 
+    def _reserve(self) -> int:
+        """Return the products that the residuals take at the end."""
+        if self.plan.residuals == "products" or not self.space.complete:
+            return self.plan.k
+        return 1 if self.plan.residuals == "checked" else 0
+
     def _forecast(self) -> int:
         """Guess all products of the run, from typical ones; for the time left alone."""
         spent, k = self._spent(), self.plan.k
@@ -106,13 +126,14 @@ class ThickRestart:
         check = self.progress.first_products // 3 - self.progress.chain_steps
         if self.progress.phase == "build":
             first = max(spent + 1, 3 * k)
-            return first + k + (first // 3 if self.plan.check_multiplicity else 0)
-        return spent + max(1, check) + k
+            check = first // 3 if self.plan.check_multiplicity else 0
+            return first + self._reserve() + check
+        return spent + max(1, check) + self._reserve()
 
     def _affordable(self) -> bool:
         """Whether one more block leaves enough for the residuals at the end."""
         width = self.space.w or self.plan.block_size
-        return self._spent() + width + self.plan.k <= self.plan.max_matvecs
+        return self._spent() + width + self._reserve() <= self.plan.max_matvecs
 
     def _wanted(self, ritz: Ritz) -> Tensor:
         return order(ritz.values, self.plan.which)[: self.plan.k]
@@ -122,7 +143,9 @@ class ThickRestart:
         if len(chosen) < self.plan.k:
             return False
         # A little less than allowed: the true residual has rounding on top.
-        good = ritz.residuals[chosen] <= 0.9 * self.allowed(ritz.values[chosen])
+        rounding = _ROUNDING_EPS * self.space.eps * self.space.norm
+        allowed = self.allowed(ritz.values[chosen]).square() - rounding**2
+        good = ritz.residuals[chosen] <= 0.99 * allowed.clamp_min(0.0).sqrt()
         self.session.status(f"{int(good.sum())} of {self.plan.k} converged")
         return bool(good.all())
 
@@ -169,6 +192,20 @@ class ThickRestart:
             self._looked_at = space.m
             if self._converged(space.ritz()):
                 self._leave_build()
+            elif space.held.shape[0]:
+                self._refocus()
+
+    def _refocus(self) -> None:
+        """Go on from where the wanted pairs lack most, if that is a row held back."""
+        space = self.space
+        ritz = space.ritz()
+        chosen = self._wanted(ritz)
+        S, allowed = ritz.vectors[:, chosen], self.allowed(ritz.values[chosen])
+        held = torch.linalg.vector_norm(space.G @ S, dim=0) / allowed
+        pending = torch.linalg.vector_norm(space.R @ S, dim=0) / allowed
+        if float(held.max()) > max(0.5, float(pending.max()) if space.w else 0.0):
+            lacking = held > 0.5
+            space.refocus(S[:, lacking] / allowed[lacking], self.plan.block_size)
 
     def _leave_build(self) -> None:
         progress = self.progress
@@ -177,7 +214,7 @@ class ThickRestart:
             progress.checked or progress.exhausted or not self.plan.check_multiplicity
         )
         if skip or self.space.m >= self.session.n:
-            self._enter_verify()
+            self._enter_residuals()
             return
         progress.phase = "check"
         progress.first_products = self._spent()
@@ -194,6 +231,9 @@ class ThickRestart:
             chosen = order(ritz.values, plan.which)[:keep]
             space.compress(ritz.vectors[:, chosen.sort().values])
         wanted = ritz.values[self._wanted(ritz)]
+        # Held back, not given up: the residuals that were reached stay known. What hides
+        # from the first chain is orthogonal to all of it, to its last vector as well.
+        space.hold_pending()
         self.progress.chain_edges = [edge(e, wanted) for e in ends(plan.which, plan.k)]
         space.start_chain(plan.block_size)
         space.first = space.m
@@ -265,14 +305,34 @@ class ThickRestart:
             progress.chain_began = -1
             return
         progress.checked = True
-        self._enter_verify()
+        self._enter_residuals()
 
-    def _enter_verify(self) -> None:
-        """Turn the wanted Ritz vectors into the first rows, to be multiplied."""
+    def _enter_residuals(self) -> None:
+        """Choose how residuals are found: from the recurrence, or by products."""
         space, plan, progress = self.space, self.plan, self.progress
         space.flush()
         space.first = 0
         self.session.check()
+        more = progress.checked and space.complete and not progress.exhausted
+        if more and self._affordable() and not self._converged(space.ritz()):
+            # Vectors that the check brought may need more steps.
+            self._refocus()
+            progress.phase = "build"
+            return
+        if plan.residuals == "products" or not space.complete:
+            self._bring_wanted_forward()
+            progress.phase = "verify"
+        elif plan.residuals == "checked":
+            progress.phase = "certify"
+        else:
+            ritz = space.ritz()
+            S = ritz.vectors[:, self._wanted(ritz)]
+            self._settle(ritz, self._with_rounding(space.residuals(S)))
+            self._finish("estimated")
+
+    def _bring_wanted_forward(self) -> None:
+        """Turn the wanted Ritz vectors into the first rows, and keep some others."""
+        space, plan, progress = self.space, self.plan, self.progress
         ritz = space.ritz()
         first = self._wanted(ritz)
         keep = min(space.m, plan.k + (space.size - plan.k) // 2)
@@ -280,8 +340,58 @@ class ThickRestart:
         rest = [i for i in ranked.tolist() if i not in set(first.tolist())]
         chosen = torch.tensor([*first.tolist(), *rest])
         space.compress(ritz.vectors[:, chosen])
-        progress.phase, progress.verified = "verify", 0
+        progress.verified = 0
         progress.values, progress.residuals, progress.failing = [], [], []
+
+    def _with_rounding(self, residuals: Tensor) -> Tensor:
+        """Add what the vectors' own rounding may be in a residual."""
+        rounding = _ROUNDING_EPS * self.space.eps * self.space.norm
+        return torch.hypot(residuals, residuals.new_tensor(rounding))
+
+    def _settle(self, ritz: Ritz, residuals: Tensor) -> None:
+        """Take over values and residuals of the wanted pairs, whose rows come first."""
+        values = ritz.values[self._wanted(ritz)]
+        self._bring_wanted_forward()
+        self.progress.values = values.tolist()
+        self.progress.residuals = residuals.tolist()
+
+    def _finish(self, residuals_from: str) -> None:
+        self.progress.phase = "done"
+        self.progress.residuals_from = residuals_from
+
+    def _certify(self) -> None:
+        """Compare one product with what the recurrence says of a mixture of all pairs.
+
+        With independent Gaussian weights the square of the difference is, in the mean,
+        the sum of the squares by which the pairs' true residuals differ from those that
+        the recurrence has: rounding, noise, a matrix that is not what it was, a basis
+        that was kept in fewer digits.
+        """
+        space, plan, progress = self.space, self.plan, self.progress
+        ritz = space.ritz()
+        S = ritz.vectors[:, self._wanted(ritz)]
+        weights = gaussian(
+            (plan.k,), space.generator, dtype=torch.float64, device=S.device
+        )
+        weights *= math.sqrt(plan.k) / float(torch.linalg.vector_norm(weights))
+        c = S @ weights
+        mixture = space.basis.combine(c[:, None]).T
+        product = self.session.product(mixture)[:, 0]
+        gap = product.sub_(space.image(c))
+        deviation = float(torch.linalg.vector_norm(gap, dtype=torch.float64))
+        if plan.k > 1:
+            deviation *= _MIXTURE
+        residuals = torch.hypot(space.residuals(S), S.new_tensor(deviation))
+        residuals = self._with_rounding(residuals)
+        self._settle(ritz, residuals)
+        values = torch.tensor(progress.values, dtype=torch.float64)
+        proven = bool((residuals <= self.allowed(values)).all())
+        affordable = self._spent() + plan.k <= plan.max_matvecs
+        if proven or progress.exhausted or not affordable:
+            self._finish("checked")
+            return
+        progress.values, progress.residuals = [], []
+        progress.phase = "verify"
 
     def _verify(self) -> None:
         """Multiply the next block of wanted vectors; judge when all are done."""
@@ -290,7 +400,7 @@ class ThickRestart:
             space.give_up_pending()
         first = progress.verified
         last = min(first + self.session.A.block_size, plan.k)
-        Y = space.Q[first:last]
+        Y = space.basis.rows(first, last)
         W = self.session.product(Y.T).T.contiguous()
         values, residuals = rayleigh(Y, W)
         allowed = self.allowed(values)
@@ -316,7 +426,7 @@ class ThickRestart:
         better = worst <= progress.worst / 2 or int(bad.sum()) < progress.num_failing
         progress.worst, progress.num_failing = worst, int(bad.sum())
         if not (bad.any() and better and space.w and self._affordable()):
-            progress.phase = "done"
+            self._finish("products")
             return
         # Those that fail beyond the room for residuals count as good for now; the
         # next round of true residuals has them again.
@@ -325,7 +435,7 @@ class ThickRestart:
 
     def vectors(self) -> Tensor:
         """Return the wanted vectors, shape ``(n, k)``."""
-        return self.space.Q[: self.plan.k].clone().T
+        return self.space.basis.rows(0, self.plan.k).clone().T
 
     def _identity(self) -> str:
         plan, session = self.plan, self.session

@@ -2,6 +2,7 @@
 
 import dataclasses
 import warnings
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,10 +10,18 @@ from torch import Tensor
 
 from curvescope._core import memory
 from curvescope._core.checkpoint import Checkpoint
-from curvescope._core.checks import describe, message, one_of, positive_int, real
+from curvescope._core.checks import (
+    describe,
+    instance,
+    message,
+    one_of,
+    positive_int,
+    real,
+)
 from curvescope._core.errors import AccuracyWarning, ConvergenceError
-from curvescope._core.random import resolve_generator
-from curvescope.linalg._krylov import KrylovSpace
+from curvescope._core.random import gaussian, rademacher, resolve_generator
+from curvescope.linalg._basis import basis_folder, room_for_rows
+from curvescope.linalg._krylov import KrylovSpace, exact_rows
 from curvescope.linalg._session import Session, symmetric_operator
 from curvescope.linalg._thick_restart import Plan, ThickRestart
 from curvescope.linalg._wanted import order
@@ -22,7 +31,8 @@ from curvescope.results import Eigenpairs
 _DENSE_BELOW = 64
 _LAST_RESORT_BELOW = 2048
 _ASYMMETRY = 0.05
-_MEMORY_SHARE = 0.6
+# Length of the random part of a start beside the given one, see `mixed_start`.
+_NOISE = 0.3
 
 
 def eigsh(
@@ -34,7 +44,9 @@ def eigsh(
     max_matvecs: int | None = None,
     block_size: int = 1,
     basis_size: int | None = None,
-    start: Tensor | None = None,
+    basis: str | Path = "device",
+    start: Eigenpairs | Tensor | None = None,
+    residuals: str = "checked",
     check_multiplicity: bool = True,
     eigenvectors: bool = True,
     checkpoint: Checkpoint | None = None,
@@ -50,7 +62,14 @@ def eigsh(
     start meets each eigenspace in one direction only; after convergence a random
     vector orthogonal to all that was found starts another chain, which ends when an
     eigenvalue above the last wanted one would have shown itself with a probability
-    of about 97 %. Small matrices are diagonalised densely, and so are those of dimension
+    of about 97 %.
+
+    The products of the basis vectors give the residual of every pair for nothing, up to
+    rounding. By default one more product, with a random mixture of all pairs, shows
+    whether that is so; where it is not, as for an operator with noise, every pair gets a
+    product of its own.
+
+    Small matrices are diagonalised densely, and so are those of dimension
     up to 2048 where Lanczos took more than ``n`` products.
 
     Args:
@@ -62,9 +81,16 @@ def eigsh(
         max_matvecs: Products to spend at most, by default ``max(2000, 100 k)``.
         block_size: Columns of one block step; more than 1 pays where a block costs
             little more than a column, and where eigenvalues repeat.
-        basis_size: Vectors to keep before a restart, by default ``max(40, 2 k + 20)``,
+        basis_size: Vectors to keep before a restart, by default ``max(60, 2 k + 40)``,
             or fewer where the memory does not hold them.
-        start: First vector, shape ``(n,)``, or block ``(n, b)``; random by default.
+        basis: Where the basis lies: ``"device"``; ``"bfloat16"`` for half of float32's
+            memory; ``"cpu"`` or ``"disk"`` for what a GPU, or the memory, does not hold;
+            or a folder for a file, which is gone when the call ends, however it ends.
+        start: Pairs of a matrix nearby, or vectors ``(n,)`` or ``(n, b)`` whose span is
+            near what is wanted, such as `start_vectors`. Good ones save products; a
+            random vector is mixed in, so that bad ones hide nothing and cost little.
+        residuals: ``"checked"`` by one product for all pairs; ``"products"``, one a
+            pair; or ``"estimated"`` from the recurrence alone, without any.
         check_multiplicity: Whether to look for repeated and missed eigenvalues, for
             about as many products as the first phase at most.
         eigenvectors: Whether the result keeps them.
@@ -85,9 +111,9 @@ def eigsh(
         ConvergenceError: If ``strict`` and a pair is not converged.
 
     Cost:
-        About 2 to 4 ``k`` products where the wanted eigenvalues are isolated, plus
-        ``k`` for the residuals, plus the check. Memory: ``basis_size + 6`` vectors,
-        plus ``2 k`` while residuals are computed, plus the products' own.
+        About 2 to 4 ``k`` products where the wanted eigenvalues are isolated, plus one
+        for the residuals, plus the check. Memory: ``basis_size + 6`` vectors, plus
+        ``2 k`` at the end, plus the products' own.
 
     Example:
         >>> eigsh(torch.diag(torch.tensor([3.0, -5.0, 1.0])), k=2).eigenvalues
@@ -105,16 +131,16 @@ def eigsh(
         raise ValueError(message("k", f"be at most {n}, the dimension", k, remedy))
     one_of("which", which, ("LM", "LA", "SA", "BE"))
     block_size = positive_int("block_size", block_size)
-    start = _check_start(start, operator)
-    if start is not None:
-        block_size = start.shape[0]
+    one_of("residuals", residuals, ("checked", "products", "estimated"))
+    vectors = _check_start(start, operator)
+    basis_folder(basis)
     precise = operator.dtype == torch.float64
     if tol is None:
         tol = 1e-8 if precise else 1e-3
     tol = real("tol", tol, minimum=0.0)
     limit = max(2000, 100 * k) if max_matvecs is None else max_matvecs
     limit = positive_int("max_matvecs", limit)
-    plan = Plan(k, which, tol, block_size, limit, check_multiplicity)
+    plan = Plan(k, which, tol, block_size, limit, check_multiplicity, residuals)
     generator = resolve_generator(generator)
     settings = {
         "k": k,
@@ -123,50 +149,71 @@ def eigsh(
         "max_matvecs": limit,
         "block_size": block_size,
         "check_multiplicity": check_multiplicity,
+        "basis": "disk" if isinstance(basis, Path) else basis,
+        "start": "random" if vectors is None else f"{vectors.shape[0]} given vectors",
         "seed": generator.initial_seed(),
     }
+    if basis_size is not None:
+        settings["basis_size"] = positive_int("basis_size", basis_size)
     with Session(operator, f"{k} eigenpairs ({which})", total=None) as session:
         found: _Found | None = None
         settings["method"] = "thick-restart Lanczos"
-        if n > max(_DENSE_BELOW, 2 * k) or n > limit or start is not None:
+        if n > max(_DENSE_BELOW, 2 * k) or n > limit:
             found = _iterate(
-                session, plan, basis_size, start, checkpoint, generator, settings
+                session, plan, basis, vectors, checkpoint, generator, settings
             )
         if found is None:
             settings["method"] = "dense"
             found = _dense(session, plan)
         cost = session.cost()
         scale = session.scale or 1.0
-    values, vectors, residuals, norm, notes = found
+    values, norms = found.values, found.residuals
     descending = torch.argsort(values, descending=True, stable=True)
-    floor = 32.0 * torch.finfo(session.dtype).eps * norm
-    converged = residuals <= (tol * values.abs()).clamp_min(floor)
+    floor = 32.0 * torch.finfo(session.dtype).eps * found.norm
+    converged = norms <= (tol * values.abs()).clamp_min(floor)
     result = Eigenpairs(
         of=operator.info,
         cost=cost,
         settings=settings,
-        notes=tuple(notes),
+        notes=tuple(found.notes),
         eigenvalues=values[descending] * scale,
-        eigenvectors=vectors[:, descending.to(vectors.device)]
+        eigenvectors=found.vectors[:, descending.to(found.vectors.device)]
         if eigenvectors
         else None,
-        residual_norms=residuals[descending] * scale,
+        residual_norms=norms[descending] * scale,
+        residuals_from=found.residuals_from,
         converged=converged[descending],
         which=which,
         tolerance=tol,
-        norm=norm * scale,
+        norm=found.norm * scale,
     )
     return _judged(result, strict=strict)
 
 
-_Found = tuple[Tensor, Tensor, Tensor, float, list[str]]
+@dataclasses.dataclass(frozen=True)
+class _Found:
+    """Pairs of the scaled matrix, in any order."""
+
+    values: Tensor
+    vectors: Tensor
+    residuals: Tensor
+    residuals_from: str
+    norm: float
+    notes: list[str]
 
 
-def _check_start(start: Tensor | None, A: LinearOperator) -> Tensor | None:
+def _check_start(start: Eigenpairs | Tensor | None, A: LinearOperator) -> Tensor | None:
     """Return the start as rows."""
     if start is None:
         return None
     n = A.shape[0]
+    if isinstance(start, Eigenpairs):
+        if start.eigenvectors is None:
+            remedy = "Compute them with `eigsh(..., eigenvectors=True)`."
+            text = message("start", "have eigenvectors", "eigenvalues alone", remedy)
+            raise ValueError(text)
+        start = start.eigenvectors
+    instance("start", start, Tensor, "Pass vectors as columns, or an `eigsh` result.")
     if start.ndim not in (1, 2) or start.shape[0] != n or start.numel() == 0:
         contract = f"have shape ({n},) or ({n}, b)"
         raise ValueError(message("start", contract, describe(start)))
@@ -192,7 +239,7 @@ def _dense(session: Session, plan: Plan) -> _Found:
     residuals = torch.linalg.vector_norm(product - quotients * Y, dim=0)
     notes = [f"the whole matrix was diagonalised: n = {session.n} is small"]
     rounded = rounded.to(session.device)
-    return quotients, rounded, residuals / squares.sqrt(), norm, notes
+    return _Found(quotients, rounded, residuals / squares.sqrt(), "dense", norm, notes)
 
 
 def _refuse_asymmetry(asymmetry: float, norm: float) -> None:
@@ -208,8 +255,8 @@ def _refuse_asymmetry(asymmetry: float, norm: float) -> None:
 def _iterate(
     session: Session,
     plan: Plan,
-    basis_size: int | None,
-    start: Tensor | None,
+    basis: str | Path,
+    vectors: Tensor | None,
     checkpoint: Checkpoint | None,
     generator: torch.Generator,
     settings: dict[str, Any],
@@ -227,11 +274,16 @@ def _iterate(
     else:
         last_resort = False
     spare = max(plan.block_size, min(plan.k, 4))
-    size, notes = _choose_basis_size(session, plan, basis_size, spare)
+    size, notes = _choose_basis_size(
+        session, plan, basis, settings.get("basis_size"), spare
+    )
     settings["basis_size"] = size
-    space = KrylovSpace(session, size, spare, generator)
+    head = plan.k if basis == "bfloat16" else 0
+    space = KrylovSpace(session, size, spare, generator, basis=basis, head=head)
     machine = ThickRestart(session, space, plan, checkpoint)
-    machine.run(start)
+    machine.run(
+        None if vectors is None else mixed_start(vectors, plan.block_size, generator)
+    )
     norm = max(space.norm, float(machine.values.abs().max()))
     _refuse_asymmetry(space.asymmetry, norm)
     missed = bool((machine.residuals > machine.allowed(machine.values)).any())
@@ -242,22 +294,61 @@ def _iterate(
             "the check for repeated or missed eigenvalues ran out of its products "
             "before it could exclude them near the last wanted value"
         )
-    vectors = orthonormal_columns(machine.vectors())
-    return machine.values, vectors, machine.residuals, norm, notes
+    return _Found(
+        machine.values,
+        orthonormal_columns(machine.vectors()),
+        machine.residuals,
+        machine.progress.residuals_from,
+        norm,
+        notes,
+    )
+
+
+def mixed_start(vectors: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """Return rows that hold all of the span of the rows ``vectors``, and some of the rest.
+
+    A Krylov space does not need each of them: it separates what one vector mixes, with as
+    many products as multiplying each would take. The signs are random, since given
+    vectors may add up to zero, as class means around their mean do.
+    """
+    if vectors.dtype.itemsize < 4:
+        vectors = vectors.float()
+    rows = _unit_rows(vectors)
+    shape = (count, rows.shape[0])
+    dtype, device = rows.dtype, rows.device
+    signs = rademacher(shape, generator, dtype=dtype, device=device)
+    # Unequal, so that a vector and its opposite do not cancel.
+    weights = 0.5 + torch.rand(shape, generator=generator, device=generator.device)
+    shape = (count, rows.shape[1])
+    noise = gaussian(shape, generator, dtype=dtype, device=device)
+    mixtures = (signs * weights.to(rows)) @ rows
+    return _unit_rows(mixtures) + _NOISE * _unit_rows(noise)
+
+
+def _unit_rows(rows: Tensor) -> Tensor:
+    sizes = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
+    return rows / torch.where(sizes > 0.0, sizes, torch.ones_like(sizes))
 
 
 def _choose_basis_size(
-    session: Session, plan: Plan, basis_size: int | None, spare: int
+    session: Session,
+    plan: Plan,
+    basis: str | Path,
+    basis_size: int | None,
+    spare: int,
 ) -> tuple[int, list[str]]:
     """Return how many vectors to keep before a restart, and what to say about it."""
     n, k = session.n, plan.k
     least = min(n, k + 2 * max(spare, 2))
-    bytes_per_vector = n * session.dtype.itemsize
-    room = _MEMORY_SHARE * memory.available_memory(session.device)
     # The residuals of all pairs at once, or the result, come on top of the basis.
-    fits = int(room // bytes_per_vector) - 2 * k - spare - 4 * plan.block_size
+    others = 2 * k + spare + 4 * plan.block_size
+    if basis == "bfloat16":
+        others += k + exact_rows(spare)
+    fits, room = room_for_rows(
+        basis, n, dtype=session.dtype, device=session.device, others=others
+    )
     if basis_size is not None:
-        chosen = positive_int("basis_size", basis_size)
+        chosen = basis_size
         if chosen < least:
             contract = f"be at least {least} for k={k}, block_size={plan.block_size}"
             raise ValueError(message("basis_size", contract, chosen))
@@ -265,22 +356,27 @@ def _choose_basis_size(
     chosen = default_basis_size(n, k, block_size=plan.block_size)
     if fits >= chosen:
         return chosen, []
+    there = memory.format_bytes(room)
     if fits < least:
-        needed = memory.format_bytes((least + 2 * k + spare + 4) * bytes_per_vector)
-        there = memory.format_bytes(room)
-        remedy = f"The basis needs {needed}, and {there} can be taken. Use a smaller k."
+        needed = memory.format_bytes((least + others) * n * session.dtype.itemsize)
+        remedy = (
+            f"The basis needs {needed}, and {there} can be taken. Use a smaller k, or "
+            'another `basis`: "bfloat16", "cpu" or "disk".'
+        )
         text = message("k", "leave room for the basis in memory", k, remedy)
         raise ValueError(text)
+    on_disk = basis == "disk" or isinstance(basis, Path)
+    what = "of the disk" if on_disk else "of memory"
     note = (
-        f"the basis holds {fits} vectors instead of {chosen}, since "
-        f"{memory.format_bytes(room)} of memory can be taken"
+        f"the basis holds {fits} vectors instead of {chosen}, since {there} {what} "
+        "can be taken"
     )
     return fits, [note]
 
 
 def default_basis_size(n: int, k: int, *, block_size: int = 1) -> int:
     """Return how many vectors `eigsh` keeps before a restart, memory permitting."""
-    return min(n, max(40, 2 * k + 20, k + 8 * block_size))
+    return min(n, max(60, 2 * k + 40, k + 8 * block_size))
 
 
 def working_vectors(n: int, k: int) -> int:

@@ -110,7 +110,7 @@ def lanczos(
         notes=notes,
         diagonal=space.T.diagonal()[:m] * scale,
         off_diagonal=space.T.diagonal(1)[: m - 1] * scale,
-        basis=space.Q[:m].T,
+        basis=space.basis.rows(0, m).T,
         residual_norm=float(space.R.abs().max()) * scale if space.w else 0.0,
         eigenvalues=ritz.values.flip(0) * scale,
         residual_norms=ritz.residuals.flip(0) * scale,

@@ -24,7 +24,11 @@ class Eigenpairs(Result):
     Attributes:
         eigenvalues: Shape ``(k,)``, float64, algebraic, descending.
         eigenvectors: Shape ``(n, k)``, orthonormal columns; ``None`` if not kept.
-        residual_norms: ``||A v - lambda v||`` with a product made for it, float64.
+        residual_norms: ``||A v - lambda v||``, float64.
+        residuals_from: Where they are from: ``"products"``, one a pair; ``"checked"``, the
+            recurrence, confirmed by one product with a mixture of all pairs, whose
+            deviation is added to each; ``"estimated"``, the recurrence alone; ``"dense"``,
+            the whole matrix.
         converged: Which pairs reached the tolerance, shape ``(k,)``, bool.
         which: Which end was asked: LM, LA, SA, BE as SciPy means them.
         tolerance: Relative residual that was asked.
@@ -34,6 +38,7 @@ class Eigenpairs(Result):
     eigenvalues: Tensor
     eigenvectors: Tensor | None = None
     residual_norms: Tensor
+    residuals_from: str = "products"
     converged: Tensor
     which: str
     tolerance: float

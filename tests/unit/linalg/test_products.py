@@ -15,7 +15,7 @@ def test_sums_of_long_float32_products_keep_their_digits():
 
 
 def test_the_plain_product_would_not_keep_them(monkeypatch):
-    monkeypatch.setattr(_products, "_piece", lambda X: 1 << 40)
+    monkeypatch.setattr(_products, "piece_length", lambda device: 1 << 40)
 
     assert _error(4_000_000) > 1e-6
 

@@ -71,13 +71,78 @@ def test_residuals_are_true_ones(dtype):
     assert bool((true <= 1e-2 * pairs.eigenvalues + slack).all())
 
 
-def test_near_vectors_take_less_than_half_the_products_of_a_cold_start():
-    A, vectors = matrix(spectrum(torch.float32))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("size", [0.0, 0.01, 0.1])
+def test_near_vectors_save_products(dtype, size):
+    values = 1.0 / torch.arange(1, 401, dtype=dtype)
+    saved, cold = 0, 0
+    for seed in range(4):
+        A, vectors = matrix(values, seed)
+        generator = torch.Generator().manual_seed(seed)
+        alone = eigsh(A, k=6, tol=1e-3, check_multiplicity=False, generator=generator)
+        near = disturbed(vectors[:, :6], size)
+        warm = eigsh_from(A, near, k=6, tol=1e-3, generator=generator)
+        cold += alone.cost.num_matvecs
+        saved += alone.cost.num_matvecs - warm.cost.num_matvecs
+        torch.testing.assert_close(
+            warm.eigenvalues, values[:6].double(), rtol=1e-4, atol=0
+        )
 
-    cold = eigsh(A, k=3, which="LA", tol=1e-2)
-    warm = eigsh_from(A, disturbed(vectors[:, :3], 0.1), k=3, which="LA", tol=1e-2)
+    assert saved >= 0.15 * cold
 
-    assert warm.cost.num_matvecs < 0.5 * cold.cost.num_matvecs
+
+@pytest.mark.parametrize("kind", ["noise", "the other end", "one vector", "opposites"])
+def test_bad_vectors_cost_hardly_more_than_none(kind):
+    values = spectrum(top=(50.0, 31.0, 20.0, 17.0, 12.0, -40.0, -18.0))
+    bad, cold = 0, 0
+    for seed in range(6):
+        A, vectors = matrix(values, seed)
+        noise = torch.randn(N, 4, generator=torch.Generator().manual_seed(seed))
+        start = {
+            "noise": noise.double(),
+            "the other end": vectors[:, [5, 6, 7, 8]],
+            "one vector": vectors[:, :1],
+            "opposites": torch.stack([vectors[:, 0], -vectors[:, 0]], dim=1),
+        }[kind]
+        arguments = {
+            "k": 4,
+            "which": "LA",
+            "generator": torch.Generator().manual_seed(seed),
+        }
+        alone = eigsh(A, check_multiplicity=False, tol=1e-4, **arguments)
+        warm = eigsh(A, check_multiplicity=False, tol=1e-4, start=start, **arguments)
+        bad += warm.cost.num_matvecs
+        cold += alone.cost.num_matvecs
+        expected = torch.tensor([50.0, 31.0, 20.0, 17.0], dtype=torch.float64)
+        torch.testing.assert_close(warm.eigenvalues, expected, rtol=1e-6, atol=0)
+
+    assert bad <= 1.1 * cold + 6
+
+
+def test_earlier_pairs_are_a_start_and_those_without_vectors_are_not():
+    A, _ = matrix(1.0 / torch.arange(1, 201, dtype=torch.float64))
+    earlier = eigsh(A, k=5, tol=1e-3, check_multiplicity=False)
+    numbers = eigsh(A, k=5, tol=1e-3, eigenvectors=False)
+
+    again = eigsh(A, k=5, tol=1e-3, start=earlier, check_multiplicity=False)
+
+    assert again.cost.num_matvecs <= earlier.cost.num_matvecs - 3
+    assert again.settings["start"] == "5 given vectors"
+    with pytest.raises(ValueError, match="`start` must have eigenvectors"):
+        eigsh(A, k=5, start=numbers)
+    with pytest.raises(TypeError, match="`start` must be a Tensor"):
+        eigsh(A, k=5, start=[1.0] * 200)
+
+
+def test_class_means_around_their_mean_add_up_to_zero_and_still_start():
+    A, vectors = matrix(spectrum())
+    means = vectors[:, :5] - vectors[:, :5].mean(dim=1, keepdim=True)
+
+    pairs = eigsh(A, k=3, which="LA", start=means)
+
+    assert float(means.sum(dim=1).norm()) < 1e-12
+    assert bool(pairs.converged.all())
+    assert pairs.eigenvalues.tolist() == pytest.approx([50.0, 31.0, 20.0])
 
 
 def test_a_larger_eigenvalue_that_came_up_beside_the_given_vectors_is_found():
