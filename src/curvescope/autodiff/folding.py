@@ -144,9 +144,10 @@ class FoldedEvaluation(TorchFunctionMode):
         if call.x._version != call.version:
             text = "the input of a deferred convolution was overwritten"
             raise RuntimeError(text)
+        x, weight, bias = _autocast(call.x, weight, bias)
         weight = weight.contiguous(memory_format=torch.channels_last)
         whole = self._second_order
-        output = Convolution.apply(call.x, weight, call.settings, whole)
+        output = Convolution.apply(x, weight, call.settings, whole)
         return output if bias is None else output + bias[:, None, None]
 
     def _defer(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
@@ -205,7 +206,20 @@ class FoldedEvaluation(TorchFunctionMode):
         del cudnn_enable
         whole = self._second_order
         shape = list(normalized_shape)
+        if torch.is_autocast_enabled(input.device.type):  # torch takes float32 here
+            input = input.float()
         return layer_norm(input, shape, weight, bias, eps, second_order=whole)
+
+
+def _autocast(
+    x: Tensor, weight: Tensor, bias: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Cast as autocast would do for a convolution of torch's."""
+    kind = x.device.type
+    if not torch.is_autocast_enabled(kind):
+        return x, weight, bias
+    dtype = torch.get_autocast_dtype(kind)
+    return x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
 
 
 def _pair(value: Any) -> tuple[int, int]:

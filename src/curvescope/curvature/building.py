@@ -1,17 +1,19 @@
 """From a batch to its graph: the one place where a product's choices take effect."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, final
 
 import torch
 from torch import Tensor
 
 from curvescope._core.checks import message
+from curvescope._core.random import DEFAULT_SEED
 from curvescope.autodiff.folding import FoldedEvaluation
 from curvescope.curvature.choices import ProductChoices
 from curvescope.problem import Problem
 from curvescope.problem.batches import Batch
 
+_VECTORS = 4
 # Builds a batch's graph: (outputs, targets, leaves, batch index) -> graph.
 Differentiate = Callable[[Tensor, Any, tuple[Tensor, ...], int], Any]
 
@@ -27,7 +29,8 @@ class GraphBuilder:
         choices: How; what is left open is decided here.
 
     Raises:
-        ValueError: If folding is asked for and statistics are not frozen.
+        ValueError: If folding is asked for and statistics are not frozen, or bfloat16 and
+            the problem is not in float32.
     """
 
     def __init__(
@@ -51,6 +54,11 @@ class GraphBuilder:
         pays = network.has_own_derivatives and not network.train
         by_default = pays and problem.device.type == "cpu"
         self.folds = by_default if choices.fold is None else choices.fold
+        self.coarse = choices.precision == "bfloat16"
+        if self.coarse and problem.dtype != torch.float32:
+            remedy = "Leave `precision` unset, or use `Problem(dtype=torch.float32)`."
+            contract = f'be "full" for a problem in {problem.dtype}'
+            raise ValueError(message("precision", contract, choices.precision, remedy))
 
     def __call__(self, batch: Batch) -> Any:
         """Build the graph with folded layers; if a layer does not see them, without.
@@ -74,9 +82,41 @@ class GraphBuilder:
             raise ValueError(message("fold", contract, "True", remedy))
         return graph
 
+    def rounding_error(self, batch: Batch) -> float:
+        """Return the relative error of coarse products: one batch, random vectors."""
+        problem = self._problem
+        generator = torch.Generator().manual_seed(DEFAULT_SEED)
+        V = torch.randn(_VECTORS, problem.num_params, generator=generator)
+        tangents = problem.layout.split(V.to(problem.device))
+        products = []
+        for self.coarse in (False, True):
+            parts = self(batch).multiply(tangents, vectorised=False)
+            products.append(problem.layout.join(parts))
+        exact, coarse = products
+        size = torch.linalg.vector_norm(exact).clamp_min(torch.finfo(exact.dtype).tiny)
+        return float(torch.linalg.vector_norm(coarse - exact) / size)
+
     def _graph(self, batch: Batch, folding: FoldedEvaluation | None) -> Any:
         leaves, parameters = self._problem.leaves()
-        outputs = self._problem.outputs(batch, parameters, folding=folding)
+        return self.differentiated(batch, leaves, parameters, None, folding)
+
+    def differentiated(
+        self,
+        batch: Batch,
+        leaves: tuple[Tensor, ...],
+        parameters: Mapping[str, Tensor],
+        buffers: Mapping[str, Tensor] | None,
+        folding: FoldedEvaluation | None,
+    ) -> Any:
+        """Run the model, in the chosen precision, and build the graph of its outputs."""
+        # The loss and all after it are in the problem's own precision.
+        kind = self._problem.device.type
+        with torch.autocast(kind, dtype=torch.bfloat16, enabled=self.coarse):
+            outputs = self._problem.outputs(
+                batch, parameters, buffers=buffers, folding=folding
+            )
+        if self.coarse:
+            outputs = outputs.float()
         return self.differentiate(outputs, batch.targets, leaves, batch.index)
 
 

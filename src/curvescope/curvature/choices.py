@@ -1,4 +1,4 @@
-"""The choices that a product leaves open: none of them changes the matrix."""
+"""The choices that a product leaves open."""
 
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, Self, TypedDict, final
@@ -6,6 +6,7 @@ from typing import Any, Literal, Self, TypedDict, final
 from curvescope._core.checks import message, one_of, positive_int
 
 Kept = int | Literal["all", "none"]
+Precision = Literal["full", "bfloat16"]
 # At once, under vmap; more gains nothing that was measured and costs memory.
 MOST_COLUMNS = 32
 
@@ -17,6 +18,7 @@ class Choices(TypedDict, total=False):
     kept: Kept | None
     fold: bool | None
     compile: bool
+    precision: Precision
 
 
 @final
@@ -25,7 +27,7 @@ class ProductChoices:
     """How products are computed; ``None`` leaves a choice to the planner.
 
     Every operator of `curvescope.curvature` takes them as keyword arguments. They say
-    what a product costs in time and memory, and never what it is.
+    what a product costs in time and memory, and but for the last never what it is.
 
     Attributes:
         columns: Columns multiplied at once in a backward pass; 1 is a loop.
@@ -37,16 +39,21 @@ class ProductChoices:
             of seconds and pays in long runs. Each batch's first product is checked
             against autograd's; where the program is not right or cannot be made, a
             warning says so and autograd goes on.
+        precision: ``"bfloat16"`` multiplies in half the bytes, where the problem is in
+            float32; sums over batches stay in float32. Faster, and wrong by about 1e-2:
+            the operator's `rounding_error` says by how much. The one choice that
+            changes the numbers.
 
     Example:
         >>> ProductChoices(columns=1, kept="none")
-        ProductChoices(columns=1, kept='none', fold=None, compile=False)
+        ProductChoices(columns=1, kept='none', fold=None, compile=False, precision='full')
     """
 
     columns: int | None = None
     kept: Kept | None = None
     fold: bool | None = None
     compile: bool = False
+    precision: Precision = "full"
 
     def __post_init__(self) -> None:
         """Check them.
@@ -65,6 +72,7 @@ class ProductChoices:
             raise TypeError(message("fold", "be True, False or None", self.fold))
         if not isinstance(self.compile, bool):
             raise TypeError(message("compile", "be True or False", self.compile))
+        one_of("precision", self.precision, ("full", "bfloat16"))
 
     @property
     def given(self) -> dict[str, Any]:

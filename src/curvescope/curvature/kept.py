@@ -17,6 +17,7 @@ from curvescope.autodiff.layout import Layout
 from curvescope.autodiff.network import preserved_random_state
 from curvescope.curvature.building import Differentiate, GraphBuilder
 from curvescope.curvature.choices import MOST_COLUMNS, ProductChoices
+from curvescope.curvature.compiling import CompiledBuilder, ProgramGraph
 from curvescope.curvature.measurements import (
     CANDIDATES,
     LIBRARIES,
@@ -72,6 +73,9 @@ class KeptGraphs:
         self._builder = GraphBuilder(
             problem, differentiate, second_order=second_order, choices=choices
         )
+        self._programs = (
+            CompiledBuilder(problem, self._builder) if choices.compile else None
+        )
         self._second_order = second_order
         self._explores = explores
         self.choices = choices
@@ -83,8 +87,9 @@ class KeptGraphs:
         self._held = problem.open_account()
         self.reserved = 0
         self.block_size = self._columns_in_memory()
+        way = (self._builder.folds, choices.compile, choices.precision)
         self.measured = problem.remembered(
-            (kind, self._builder.folds), lambda: Measurements(problem.device)
+            (kind, *way), lambda: Measurements(problem.device)
         )
         self._largest = max(problem.batch_sizes, default=0)
 
@@ -109,6 +114,15 @@ class KeptGraphs:
     def folds(self) -> bool:
         """Whether layers are folded."""
         return self._builder.folds
+
+    def rounding_error(self) -> float:
+        """Return how far a product is from full precision, see `GraphBuilder`."""
+        batch = next(self.problem.own_batches(), None)
+        errors = [0.0]
+        if batch is not None:
+            with self.running(), preserved_random_state(self.problem.device):
+                errors.append(self._builder.rounding_error(batch))
+        return max(self.problem.processes.gather(lambda: max(errors)))
 
     @property
     def num_kept(self) -> int:
@@ -143,6 +157,8 @@ class KeptGraphs:
         if kept < self.problem.num_batches:
             room -= self.measured.graph(self._largest)
         asked, most = self.choices.columns, self._most_columns(room)
+        if self._programs is not None and not self._programs.failure:
+            asked = 1  # a program takes one column
         if asked is not None:
             self._refuse_columns(asked, room)
             most = asked
@@ -229,6 +245,8 @@ class KeptGraphs:
 
     def release(self) -> None:
         """Drop all graphs; the next product builds them anew."""
+        if self._programs is not None:
+            self._programs.forget()
         self._graphs.clear()
         self._held.num_bytes = 0
         self._free = self._small = None
@@ -289,6 +307,8 @@ class KeptGraphs:
         if not self._checked:
             self._check(batch)
         samples, began = batch.num_samples, time.perf_counter()
+        if self._programs is not None and self._checked:
+            return self._compiled(self._programs, batch)
         if samples in self.measured.graphs or len(self.measured.graphs) > 1:
             graph = self._builder(batch)
             if len(self.measured.build_seconds) < _TIMED:
@@ -302,6 +322,20 @@ class KeptGraphs:
             _warn_of_custom_functions(graph.gradients)
             self._checked = True
             self._refuse_if_too_large()
+            if self._programs is not None:
+                return self._compiled(self._programs, batch, graph)
+        return graph
+
+    def _compiled(
+        self, programs: CompiledBuilder, batch: Batch, reference: Any = None
+    ) -> Any:
+        """Return a batch's program, whose memory is known without measuring."""
+        graph, samples = programs(batch, reference), batch.num_samples
+        if isinstance(graph, ProgramGraph):
+            data = 0 if self.problem.kept_data_bytes else batch.num_bytes
+            self.measured.graphs[samples] = graph.num_bytes + data
+            if samples not in self.measured.temporaries:
+                self.measured.weigh(1, samples, graph.program.num_temporary_bytes)
         return graph
 
     def _weighed(self, batch: Batch) -> Any:
@@ -398,7 +432,7 @@ class KeptGraphs:
         self, multiply: Multiply, block: list[Tensor], width: int, samples: int
     ) -> list[Tensor]:
         """Multiply; the first time measure the memory, then some times the time."""
-        if self._is_small or 2 * samples <= self._largest:
+        if self._is_small or 2 * samples <= self._largest or self._programs is not None:
             return multiply(block, width > 1)
         if len(self.measured.seconds.get(width, ())) >= _TIMED:
             return multiply(block, width > 1)

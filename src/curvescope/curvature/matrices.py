@@ -8,6 +8,7 @@ data, graphs kept: Hessian and functional Hessian 6, the others 4 (a gradient: 3
 import warnings
 from abc import abstractmethod
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, ClassVar, Self, Unpack, final
 
 import torch
@@ -39,6 +40,8 @@ class CurvatureOperator(SymmetricOperator):
     Attributes:
         problem: What the matrix is of.
         choices: How its products are computed, as far as the user said so.
+        rounding_error: What bfloat16 does to a product with a random vector,
+            relatively; 0 in full precision, where nothing beyond rounding is done.
     """
 
     _name: ClassVar[str]
@@ -74,6 +77,12 @@ class CurvatureOperator(SymmetricOperator):
         self.problem = problem
         self._options: dict[str, Any] = dict(choices)  # of the constructor, for blocks
         self._shift = problem.weight_decay if self._regularised else 0.0
+        self.rounding_error = 0.0
+        if self.choices.precision != "full":
+            self.rounding_error = self._graphs.rounding_error()
+            name = f"{self._name} in {self.choices.precision}"
+            error = f"products off by about {self.rounding_error:.0e}, relatively"
+            self.info = replace(self.info, matrix=f"{name} ({error})")
 
     @abstractmethod
     def _build(
