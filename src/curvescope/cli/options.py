@@ -175,9 +175,15 @@ class Layers:
     method: Literal["auto", "exact", "probes"] = "auto"
     """Exact where there is a way, or insist on one."""
     num_probes: int = 12
-    """Random probes, for layers without an exact block and for blocks between layers."""
+    """Random probes, where a number has no exact way."""
     tol: float | None = None
     """Relative residual of the top eigenvalues."""
+    k: int | None = None
+    """Top eigenvalues and trace of every block in one sweep instead: so many of each."""
+    density: bool = False
+    """Also the spectral density of every block, in that sweep."""
+    num_steps: int = 64
+    """Lanczos steps of each probe of a density."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -109,13 +109,17 @@ class DiagonalBlocks:
         }
         total = torch.zeros_like(flat)
         graphs = self.matrix._graphs
+
+        def add(graph: BatchGraph, _: int) -> None:
+            parts = []
+            for name, own in tangents.items():
+                product = self._part(graph, name, own)
+                parts.append(self.layouts[name].join(product).reshape(-1))
+            total.add_(torch.cat(parts))
+
         with graphs.running():
-            for graph in graphs:
-                parts = []
-                for name, own in tangents.items():
-                    product = self._part(graph, name, own)
-                    parts.append(self.layouts[name].join(product).reshape(-1))
-                total += torch.cat(parts)
+            for _ in graphs.each(add):
+                pass
         return total
 
     @staticmethod

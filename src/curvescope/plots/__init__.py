@@ -22,6 +22,7 @@ from curvescope.plots.initialisation import (
     plot_step_size,
 )
 from curvescope.plots.landscape import plot_loss_surface
+from curvescope.plots.layer_spectra import plot_layer_spectra
 from curvescope.plots.layers import plot_layers
 from curvescope.plots.measures import plot_correlations, plot_measures
 from curvescope.plots.posteriors import (
@@ -55,6 +56,7 @@ __all__ = [
     "plot_homogeneity",
     "plot_identities",
     "plot_initialisation",
+    "plot_layer_spectra",
     "plot_layers",
     "plot_loss_surface",
     "plot_measures",

@@ -39,6 +39,7 @@ from curvescope.plots.initialisation import (
     step_size_size,
 )
 from curvescope.plots.landscape import loss_surface_size, plot_loss_surface
+from curvescope.plots.layer_spectra import layer_spectra_size, plot_layer_spectra
 from curvescope.plots.layers import layer_size, plot_layers
 from curvescope.plots.measures import (
     correlations_size,
@@ -96,6 +97,7 @@ from curvescope.results import (
     InitScan,
     InitTraining,
     LaplacePosterior,
+    LayerSpectra,
     LayerTable,
     LinearPosterior,
     LossSurface,
@@ -128,6 +130,7 @@ _DRAW: dict[type[Result], Callable[..., Any]] = {
     EffectiveDimension: plot_effective_dimension,
     DimensionBounds: plot_dimension_bounds,
     LayerTable: plot_layers,
+    LayerSpectra: plot_layer_spectra,
     BlockNorms: plot_block_norms,
     RankEstimate: plot_singular_values,
     RankReport: plot_rank_report,
@@ -163,6 +166,7 @@ _SIZES: dict[type[Result], Callable[[Any, float], tuple[float, float]]] = {
     InitialisationReport: initialisation_size,
     Balance: balance_size,
     LayerTable: lambda table, width: layer_size(len(table.layers), width),
+    LayerSpectra: layer_spectra_size,
     BlockNorms: lambda result, width: block_norms_size(len(result.norms), width),
     LossSurface: loss_surface_size,
     Homogeneity: homogeneity_size,

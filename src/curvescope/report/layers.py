@@ -3,6 +3,7 @@
 from curvescope.report.kind import Kind
 from curvescope.results import (
     BlockNorms,
+    LayerSpectra,
     LayerTable,
     Result,
 )
@@ -19,6 +20,21 @@ KINDS: dict[type[Result], Kind] = {
         sureness=lambda r: (
             f"Method: {r.method}. Errors are standard errors, 0 where a norm is exact."
         ),
+    ),
+    LayerSpectra: Kind(
+        title=lambda _: "Spectra of all layers",
+        reading=lambda r: (
+            f"Each line is one layer's own diagonal block of the {r.of.matrix}, the first "
+            "layer on top. Left its eigenvalues of largest magnitude (the layer whose "
+            "bar is longest limits the step size of a step in that layer alone), right its "
+            "trace. What couples the layers is in neither."
+        ),
+        sureness=lambda r: (
+            "An eigenvalue's error is the norm of its true residual, and it was asked to "
+            f"be at most {r.tolerance:g} of it. Errors of traces and norms are standard "
+            f"errors, 0 where a number is exact. {'; '.join(r.plan)}."
+        ),
+        warnings=lambda r: r.notes,
     ),
     LayerTable: Kind(
         title=lambda _: "Curvature layer by layer",

@@ -2,6 +2,7 @@
 
 import importlib
 import random
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -59,7 +60,7 @@ def assert_top(row, D, tol=1e-7):
 def mlp(activation=nn.ReLU, widths=(9, 14, 12, 3), samples=40, seed=0, **options):
     torch.manual_seed(seed)
     layers = []
-    for a, b in zip(widths[:-1], widths[1:], strict=True):
+    for a, b in pairwise(widths):
         layers += [nn.Linear(a, b), activation()]
     net = nn.Sequential(*layers[:-1]).double()
     X, y = torch.randn(samples, widths[0]).double(), torch.arange(samples) % widths[-1]
@@ -380,15 +381,13 @@ def state(net):
         [m.training for m in net.modules()],
         torch.get_rng_state(),
         random.getstate(),
-        np.random.get_state()[1].tolist(),
+        np.random.get_state()[1].tolist(),  # noqa: NPY002
     )
 
 
 def same(a, b):
     return all(torch.equal(x, y) for x, y in zip(a[0], b[0], strict=True)) and (
-        a[1:4] == b[1:4]
-        and torch.equal(a[4], b[4])
-        and a[5:] == b[5:]
+        a[1:4] == b[1:4] and torch.equal(a[4], b[4]) and a[5:] == b[5:]
     )
 
 
@@ -488,7 +487,7 @@ def test_top_pairs_and_traces_hold_for_all_small_networks(
 ):
     torch.manual_seed(0)
     layers = []
-    for a, b in zip(widths[:-1], widths[1:], strict=True):
+    for a, b in pairwise(widths):
         layers += [nn.Linear(a, b), activation()]
     net = nn.Sequential(*layers[:-1]).double()
     X = torch.randn(samples, widths[0]).double()
