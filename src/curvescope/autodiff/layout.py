@@ -73,3 +73,12 @@ class Layout:
         """Undo `split`."""
         V = torch.cat([t.reshape(t.shape[0], -1) for t in tensors], dim=1)
         return V if self.entries is None else V[:, self.entries]
+
+    def add(self, V: Tensor, tensors: Sequence[Tensor], factor: float) -> None:
+        """Add ``factor`` times what `join` would give to the vectors ``V``, in place."""
+        if self.entries is not None:
+            V.add_(self.join(tensors), alpha=factor)
+            return
+        pieces = V.split([shape.numel() for shape in self.shapes], dim=1)
+        for piece, tensor in zip(pieces, tensors, strict=True):
+            piece.view(tensor.shape).add_(tensor, alpha=factor)

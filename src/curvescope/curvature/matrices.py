@@ -138,21 +138,20 @@ class CurvatureOperator(SymmetricOperator):
         total = self.problem.summed(
             lambda: self._own_product(columns), columns, self._name
         )
-        total *= self.problem.scale
         if self._shift:
             total += self._shift * columns
         return total.T
 
     def _own_product(self, columns: Tensor) -> Tensor:
-        """Return the rows' products, summed over this process's batches."""
+        """Return the rows' products, summed over this process's batches and scaled."""
+        layout, scale = self._graphs.layout, self.problem.scale
         with self._graphs.running():
             total = torch.zeros_like(columns)  # a plain tensor, in inference mode too
-            tangents = self._graphs.layout.split(columns)
+            tangents = layout.split(columns)
 
             def add(graph: BatchGraph, samples: int) -> None:
                 for start, part in self._blocks(graph, tangents, samples):
-                    joined = self._graphs.layout.join(part)
-                    total[start : start + len(joined)].add_(joined)
+                    layout.add(total[start : start + len(part[0])], part, scale)
 
             for _ in self._graphs.each(add):
                 pass
