@@ -69,8 +69,10 @@ def _ratio(row: dict[str, Any]) -> str:
 
 def _explanation() -> str:
     return (
-        "curvescope's table has each layer's norms, traces and top eigenvalue, with their "
-        "errors; the loops have the top eigenvalue only, to their defaults' tolerance. A "
+        "curvescope's tables have each layer's norm, trace and top eigenvalue, with their "
+        "errors (`layer_curvature` of the block's two parts as well, and to a tolerance of "
+        "1e-6 where it is exact); the loops have the top eigenvalue only, to their "
+        "defaults' tolerance. Products are with whole matrix and blocks alike. A "
         "loop that would take minutes begins no further layer after a while: its layers "
         "are spread over the network, and what all would take is extrapolated. Largest "
         "error: of the top eigenvalues of the first, the middle and the last layer, of "

@@ -1,5 +1,6 @@
 """curvescope's whole algorithms, as its documentation calls them."""
 
+from collections.abc import Callable
 from importlib.metadata import version as installed
 from typing import Any
 
@@ -77,9 +78,15 @@ class WholeTop(Top):
 
 
 class Layers:
-    """`layer_curvature`: norms, traces and top eigenvalue of every layer's block."""
+    """A table of all layers' blocks, top eigenvalues among its columns.
 
-    name = "curvescope, all layers"
+    Args:
+        verb: What makes it of a problem.
+    """
+
+    def __init__(self, verb: Callable[..., Any]) -> None:
+        self.name = f"curvescope {verb.__name__}"
+        self._verb = verb
 
     def version(self) -> str:
         return installed("curvescope")
@@ -89,7 +96,7 @@ class Layers:
         self._problem = cs.Problem(task.model, task.loss, task.batches)
 
     def solve(self, seed: int, **_: Any) -> Answer:
-        table = cs.layer_curvature(self._problem, generator=generator(seed))
+        table = self._verb(self._problem, generator=generator(seed))
         self.count = Count(table.cost.num_matvecs, table.cost.num_data_passes)
         return Answer(
             values=torch.tensor([row.top_eigenvalue for row in table.layers]),
@@ -117,8 +124,12 @@ def density() -> Density:
 
 
 def whole_top() -> WholeTop:
-    return WholeTop("curvescope, whole network, k=1")
+    return WholeTop("curvescope eigsh, the whole network, k=1")
 
 
-def layers() -> Layers:
-    return Layers()
+def all_layers() -> Layers:
+    return Layers(cs.all_layers)
+
+
+def layer_curvature() -> Layers:
+    return Layers(cs.layer_curvature)

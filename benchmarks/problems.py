@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.registry import DATA
-from curvescope.data import load
+from curvescope.data import load, load_text
 from curvescope.models import build, load_weights
 
 SEED = 0
@@ -203,6 +203,26 @@ def _batches(
     return list(zip(inputs.split(size), labels.split(size), strict=True))
 
 
+def stories() -> Task:
+    """The published character GPT on real text; random ones where there are none."""
+    torch.manual_seed(SEED)
+    folder, context, num = DATA / "weights" / "tinystories_char_gpt", 32, 128
+    model = build("char-gpt", attention="plain")
+    words = "random weights and text, for want of the real ones"
+    tokens = torch.randint(169, (num, context + 1))
+    inputs, targets = tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
+    text = DATA / "text" / "tinystories_197k.txt"
+    if folder.is_dir() and text.is_file():
+        words = "published weights, TinyStories"
+        load_weights(model, folder / "model_weights.pth")
+        vocabulary = folder / "vocab_derived.json"
+        pairs = load_text(text, vocabulary=vocabulary, context=context, num_samples=num)
+        inputs, targets = (torch.stack(part) for part in zip(*pairs, strict=True))
+    description = f"4-layer character GPT, {words}, {num} sequences of {context}"
+    batches = _batches(inputs, targets, num // 2)
+    return _task("gpt-stories", description, ClassesSecond(model), batches)
+
+
 def taught(name: str, *widths: int, num_samples: int, steps: int = 200) -> Task:
     """A tanh net in float64 after some gradient descent: its spectrum has outliers."""
     task = tanh(name, *widths, num_samples=num_samples, bias=True).double()
@@ -258,7 +278,8 @@ CIFAR: dict[str, Callable[[], Task]] = {
         ("resnet20-10000", 10_000),
     )
 }
-PROBLEMS = {**PRODUCTS, **DENSE, **SPECTRA, **CIFAR}
+STORIES: dict[str, Callable[[], Task]] = {"gpt-stories": stories}
+PROBLEMS = {**PRODUCTS, **STORIES, **DENSE, **SPECTRA, **CIFAR}
 
 
 def _mlp(name: str, description: str, *sizes: int) -> Task:

@@ -10,7 +10,8 @@ LIMIT = 60.0
 WHOLE = f"{OURS}-whole"
 TIMED = "resnet20-256"
 IMPLEMENTATIONS = (
-    ours(OURS, "layers"),
+    ours(OURS, "all_layers"),
+    ours(f"{OURS}-parts", "layer_curvature"),
     ours(WHOLE, "whole_top"),
     solver("curvlinops", f"{PEERS}.curvlinops", "layers", "curvlinops"),
     solver("pyhessian", f"{PEERS}.pyhessian_solvers", "layers", "pyhessian"),

@@ -24,7 +24,7 @@ IMPLEMENTATIONS = (
     solver("cola-100", f"{PEERS}.cola", "top_100", "cola"),
     solver("eigenthings-60", EIGENTHINGS, "top_60", "hessian_eigenthings"),
 )
-SHARES = {"mlp": 1.0, "gpt": 3.0, "resnet20-256": 12.0}
+SHARES = {"mlp": 1.0, "gpt-stories": 2.0, "resnet20-256": 12.0}
 
 
 def is_right(row: Run) -> bool:
@@ -60,7 +60,7 @@ def targets(run: Run | None) -> list[Reached]:
 SUITE = Suite(
     name="top",
     implementations=IMPLEMENTATIONS,
-    problems=("mlp", "gpt", "resnet20-256", "tiny"),
+    problems=(*SHARES, "gpt", "tiny"),
     timed=tuple(SHARES),
     quick="mlp",
     budget_minutes=18.0,

@@ -49,8 +49,10 @@ def test_a_density_is_a_quadrature_whose_mean_is_the_trace(tmp_path):
     assert found["products"] == 27
 
 
-def test_layers_are_named_as_a_loop_over_modules_names_them(tmp_path):
-    _, _, table = run(ours_solvers.layers(), "tiny", tmp_path, limit=9.0)
+@pytest.mark.parametrize("table", ["all_layers", "layer_curvature"])
+def test_layers_are_named_as_a_loop_over_modules_names_them(tmp_path, table):
+    solver = getattr(ours_solvers, table)()
+    _, _, table = run(solver, "tiny", tmp_path, limit=9.0)
 
     assert table["names"] == list(layers_of(PROBLEMS["tiny"]()))
     assert len(table["values"]) == len(table["names"])
