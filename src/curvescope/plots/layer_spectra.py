@@ -73,9 +73,11 @@ def plot_layer_spectra(
         set_title(left, title, default)
         handles, labels = left.get_legend_handles_labels()
         if len(handles) > 1:
-            # Narrow, beside each other under the panels; wide, over the second one.
-            place = "outside lower left" if narrow else "outside upper right"
-            figure.legend(handles, labels, loc=place, ncols=min(len(handles), 4))
+            columns = min(len(handles), 4)
+            if narrow:
+                figure.legend(handles, labels, loc="outside lower left", ncols=columns)
+            else:
+                figure.legend(handles, labels, loc="outside upper right", ncols=columns)
     return figure
 
 
