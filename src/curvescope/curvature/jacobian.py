@@ -52,7 +52,10 @@ class _KeptJacobian:
     def product(self, V: Tensor) -> Tensor:
         """Return J V, shape (rows, k)."""
         with self.graphs.running():
-            tangents = self.problem.layout.split(V.T.contiguous())
+            columns = V.T.contiguous()
+
+            def take(start: int, stop: int) -> list[Tensor]:
+                return self.problem.layout.split(columns[start:stop])
 
             def forward(graph: Linearisation, samples: int) -> Tensor:
                 def multiply(
@@ -61,7 +64,7 @@ class _KeptJacobian:
                 ) -> list[Tensor]:
                     return [graph.jacobian_product(block, vectorised=vectorised)]
 
-                blocks = self.graphs.blocks(multiply, tangents, samples)
+                blocks = self.graphs.blocks(multiply, take, len(columns), samples)
                 return torch.cat([U.flatten(1) for _, (U,) in blocks])
 
             parts = list(self.graphs.each(forward))
@@ -84,7 +87,11 @@ class _KeptJacobian:
             ) -> list[Tensor]:
                 return graph.adjoint_product(block[0], vectorised=vectorised)
 
-            for start, part in self.graphs.blocks(multiply, [rows], samples):
+            def take(start: int, stop: int) -> list[Tensor]:
+                return [rows[start:stop]]
+
+            blocks = self.graphs.blocks(multiply, take, len(columns), samples)
+            for start, part in blocks:
                 joined = self.problem.layout.join(part)
                 total[start : start + len(joined)].add_(joined)
 

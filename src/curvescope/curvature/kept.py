@@ -34,6 +34,7 @@ from curvescope.problem.metering import AllocationMeter, return_free_memory
 _T = TypeVar("_T")
 # Of a product's vectors, (num_params, k) -> several such; vectorised or one by one.
 Multiply = Callable[[list[Tensor], bool], list[Tensor]]
+Take = Callable[[int, int], list[Tensor]]
 
 _SHARE_OF_FREE = 0.7
 # Graph and temporaries stay below so many times what a forward pass makes (1.5 measured).
@@ -100,10 +101,11 @@ class KeptGraphs:
         fits = problem.memory_limit // (16 * max(vector, 1))
         return max(1, min(MOST_COLUMNS, fits))
 
-    def planned_columns(self, num_kept: int) -> int:
-        """Return the columns at once when so many graphs are kept."""
+    def planned_columns(self, num: int, num_kept: int) -> int:
+        """Return how many of ``num`` columns go at once when so many graphs are kept."""
         held = sum(map(self.measured.graph, self.problem.batch_sizes[:num_kept]))
-        return self.widths(held=held, num_kept=num_kept).best()
+        widths = self.widths(num=num, held=held, num_kept=num_kept)
+        return min(widths.best(), num)
 
     @property
     def layout(self) -> Layout:
@@ -133,7 +135,7 @@ class KeptGraphs:
     def limit(self) -> int:
         """Bytes for graphs and temporaries, beside data, vectors and other operators."""
         problem = self.problem
-        vectors = 2 * self.block_size * problem.num_params * problem.dtype.itemsize
+        vectors = self._vectors(self.block_size)
         others = problem.graph_bytes - self._held.num_bytes
         stated = problem.memory_limit - problem.kept_data_bytes - self.reserved
         if (
@@ -142,10 +144,17 @@ class KeptGraphs:
             self._free = int(_SHARE_OF_FREE * available_memory(problem.device))
         return min(stated - vectors - others, self._free)
 
-    def widths(self, *, held: int | None = None, num_kept: int | None = None) -> Widths:
+    def _vectors(self, columns: int) -> int:
+        """Return the bytes of a product's columns and of their sum over the batches."""
+        return 2 * columns * self.problem.num_params * self.problem.dtype.itemsize
+
+    def widths(
+        self, *, num: int = 1, held: int | None = None, num_kept: int | None = None
+    ) -> Widths:
         """Return the rule by which columns are put together.
 
         Args:
+            num: Columns of the product.
             held: Bytes of the kept graphs; what is held now by default.
             num_kept: How many these are.
 
@@ -153,6 +162,7 @@ class KeptGraphs:
             MemoryError: If so many were asked for that their temporaries do not fit.
         """
         room = self.limit - (self._held.num_bytes if held is None else held)
+        room -= self._vectors(max(num - self.block_size, 0))
         kept = len(self._graphs) if num_kept is None else num_kept
         if kept < self.problem.num_batches:
             room -= self.measured.graph(self._largest)
@@ -168,7 +178,10 @@ class KeptGraphs:
         return Widths(
             self.measured,
             rule=rule if asked is None else asked,
-            explores=asked is None and self._explores and not small(graph),
+            explores=asked is None
+            and self._explores
+            and not small(graph)
+            and self.measured.worth_timing,
             most=most,
         )
 
@@ -404,19 +417,20 @@ class KeptGraphs:
             raise MemoryError(message("kept", "fit `memory_limit`", got, remedy))
 
     def blocks(
-        self, multiply: Multiply, tangents: list[Tensor], samples: int
+        self, multiply: Multiply, take: Take, num: int, samples: int
     ) -> Iterator[tuple[int, list[Tensor]]]:
         """Yield products of blocks of columns with their place, inside `running`.
 
         Args:
-            multiply: With the stacks, at once or one by one.
-            tangents: Stacks of shape ``(k, *shape)``.
+            multiply: With stacks, at once or one by one.
+            take: Gives the stacks of the columns between two places.
+            num: Columns.
             samples: Of the batch; 0 where nothing can be learned from the product.
         """
-        start, num = 0, tangents[0].shape[0]
+        start = 0
         while start < num:
-            width = 1 if num == 1 else self.widths().next(num - start)
-            block = [t[start : start + width] for t in tangents]
+            width = 1 if num == 1 else self.widths(num=num).next(num - start)
+            block = take(start, start + width)
             try:
                 part = self._observed(multiply, block, width, samples)
             except (RuntimeError, NotImplementedError):
@@ -443,9 +457,13 @@ class KeptGraphs:
     ) -> list[Tensor]:
         measured = self.measured
         if width not in measured.excess:
+            began = time.perf_counter()
             with AllocationMeter() as meter:
                 part = multiply(block, width > 1)
             measured.weigh(width, samples, meter.peak)
+            measured.judge(width, samples, self._since(began))
+            if width > 1 and self._on_cpu:
+                return_free_memory()
             return part
         self._since(0.0)
         began = time.perf_counter()
@@ -475,21 +493,24 @@ class KeptGraphs:
         def multiply(block: list[Tensor], vectorised: bool) -> list[Tensor]:  # noqa: FBT001
             return graph.multiply(block, vectorised=vectorised)
 
-        columns, measured = tangents[0].shape[0], self.measured
-        for width in CANDIDATES:
-            if width > min(columns, self.widths().most):
+        measured = self.measured
+        self._time(multiply, tangents, 1, samples)
+        num = tangents[0].shape[0]
+        most = min(num, self.widths(num=num).widest)
+        for width in sorted({*(w for w in CANDIDATES if w < most), most} - {1}):
+            if measured.loops_only:
                 return
-            if width > 1 and measured.loops_only:
-                return
-            while len(measured.seconds.get(width, ())) < SAMPLES:
-                block = [t[:width] for t in tangents]
-                try:
-                    self._measured(multiply, block, width, samples)
-                except (RuntimeError, NotImplementedError):
-                    if width == 1:
-                        raise
-                    measured.loops_only = True
-                    return
+            try:
+                self._time(multiply, tangents, width, samples)
+            except (RuntimeError, NotImplementedError):
+                measured.loops_only = True
+
+    def _time(
+        self, multiply: Multiply, tangents: list[Tensor], width: int, samples: int
+    ) -> None:
+        block = [t[:width] for t in tangents]
+        while len(self.measured.seconds.get(width, ())) < SAMPLES:
+            self._measured(multiply, block, width, samples)
 
 
 def _warn_of_custom_functions(gradients: Sequence[Tensor]) -> None:

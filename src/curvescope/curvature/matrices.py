@@ -24,12 +24,31 @@ from curvescope.autodiff.graphs import (
     SecondDerivative,
     per_sample_outer,
 )
+from curvescope.autodiff.layout import Layout
 from curvescope.curvature.choices import Choices, ProductChoices
-from curvescope.curvature.kept import KeptGraphs
+from curvescope.curvature.kept import KeptGraphs, Take
 from curvescope.curvature.planner import ProductPlan, make_plan
 from curvescope.linop.base import SymmetricOperator
 from curvescope.losses import AbstractLoss
 from curvescope.problem import Problem
+
+
+@final
+class _Stacks:
+    """Blocks of columns, split into the parameters' shapes when they are asked for."""
+
+    def __init__(self, layout: Layout, columns: Tensor) -> None:
+        self._layout = layout
+        self._columns = columns
+        self._last: tuple[tuple[int, int], list[Tensor]] | None = None
+
+    def __call__(self, start: int, stop: int) -> list[Tensor]:
+        # All columns at once are the same for every batch; of several blocks only one
+        # is there at a time, since splitting copies.
+        if self._last is None or self._last[0] != (start, stop):
+            self._last = None
+            self._last = ((start, stop), self._layout.split(self._columns[start:stop]))
+        return self._last[1]
 
 
 class CurvatureOperator(SymmetricOperator):
@@ -147,10 +166,10 @@ class CurvatureOperator(SymmetricOperator):
         layout, scale = self._graphs.layout, self.problem.scale
         with self._graphs.running():
             total = torch.zeros_like(columns)  # a plain tensor, in inference mode too
-            tangents = layout.split(columns)
+            take, num = _Stacks(layout, columns), len(columns)
 
             def add(graph: BatchGraph, samples: int) -> None:
-                for start, part in self._blocks(graph, tangents, samples):
+                for start, part in self._blocks(graph, take, num, samples):
                     layout.add(total[start : start + len(part[0])], part, scale)
 
             for _ in self._graphs.each(add):
@@ -158,16 +177,21 @@ class CurvatureOperator(SymmetricOperator):
         return total
 
     def _blocks(
-        self, graph: BatchGraph, tangents: list[Tensor], samples: int
+        self, graph: BatchGraph, take: Take, num: int, samples: int
     ) -> Iterator[tuple[int, list[Tensor]]]:
         def multiply(block: list[Tensor], vectorised: bool) -> list[Tensor]:  # noqa: FBT001
             return graph.multiply(block, vectorised=vectorised)
 
-        return self._graphs.blocks(multiply, tangents, samples)
+        return self._graphs.blocks(multiply, take, num, samples)
 
     def _multiply(self, graph: BatchGraph, tangents: list[Tensor]) -> list[Tensor]:
         """Return all columns' products with any graph, a part of a batch's too."""
-        parts = [part for _, part in self._blocks(graph, tangents, 0)]
+
+        def take(start: int, stop: int) -> list[Tensor]:
+            return [t[start:stop] for t in tangents]
+
+        blocks = self._blocks(graph, take, len(tangents[0]), 0)
+        parts = [part for _, part in blocks]
         if len(parts) == 1:
             return parts[0]
         return [torch.cat(column) for column in zip(*parts, strict=True)]

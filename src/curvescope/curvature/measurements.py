@@ -17,10 +17,14 @@ LIBRARIES = 64 * 2**20
 # Below this calls cost more than arithmetic, and timing tells nothing.
 _SMALL_GRAPH = 2 * 2**20
 _WORKING_SET = 64 * 2**20
+# A column whose temporaries are beyond the caches alone gains nothing from others: timed
+# at width 4, a GPT of 70 MiB took twice as long, and a network of 3 MiB a tenth less.
+_TIMED_BELOW = {"cpu": 32 * 2**20, "cuda": 2**31}
 CANDIDATES = (1, 4, 8, 16, MOST_COLUMNS)
 # A wider block must gain this much: it takes more memory, and clocks are noisy.
 _GAIN = 0.95
 SAMPLES = 2
+_HOPELESS = 1.6
 
 
 def _line(points: Mapping[int, float], place: int) -> float:
@@ -79,6 +83,12 @@ class Measurements:
         return int(self.holes * (self.graph(samples) + _line(self.building, samples)))
 
     @property
+    def worth_timing(self) -> bool:
+        """Whether several columns at once may be faster."""
+        largest = max(self.temporaries.values(), default=0.0)
+        return largest <= _TIMED_BELOW.get(self.device.type, 0)
+
+    @property
     def one_build(self) -> float:
         """Time of one sample's share of a graph."""
         return median(self.build_seconds) if self.build_seconds else 0.0
@@ -94,6 +104,13 @@ class Measurements:
             self.temporaries[samples] = peak
         alone = _line(self.temporaries, samples)
         self.excess[columns] = peak / (columns * alone) if alone else 1.0
+
+    def judge(self, columns: int, samples: int, seconds: float) -> None:
+        """Give a width up whose first product, warming up included, took far too long."""
+        alone = self.column_seconds(1)
+        here = seconds / max(columns * samples, 1)
+        if columns > 1 and alone is not None and here > _HOPELESS * alone:
+            self.seconds[columns] = [here] * SAMPLES
 
     def record(self, columns: int, samples: int, seconds: float) -> None:
         """Remember how long ``columns`` at once took."""
@@ -151,6 +168,11 @@ class Widths:
         if trial is not None and trial <= remaining:
             return trial
         return min(self.best(), remaining)
+
+    @property
+    def widest(self) -> int:
+        """The widest block that may be chosen."""
+        return min(self.most, MOST_COLUMNS if self._explores else self._rule)
 
     def trial(self) -> int | None:
         """Return the width to be timed next, or ``None`` if all is known."""

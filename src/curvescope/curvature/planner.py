@@ -52,6 +52,7 @@ class ProductPlan:
         peak: Bytes at the peak of a product, besides libraries and model.
         seconds: Time of one product, once graphs are built.
         first_seconds: Time that building the graphs adds to the first one.
+        trial_peak: Bytes at the peak of the products on which columns at once are tried.
         alternatives: What else there was; the first one is what was chosen.
         reasons: Why.
     """
@@ -70,6 +71,7 @@ class ProductPlan:
     peak: int
     seconds: float
     first_seconds: float
+    trial_peak: int
     alternatives: tuple[Alternative, ...]
     reasons: tuple[str, ...]
 
@@ -122,6 +124,11 @@ class ProductPlan:
             ("  memory", f"{held} held, {peak} at the peak: {limit}"),
         ]
         lines = [f"{name:22s}{value}" for name, value in rows]
+        if self.trial_peak > self.peak:
+            text = (
+                f"up to {format_bytes(self.trial_peak)} while columns at once are timed"
+            )
+            lines.append(f"{'':22s}{text}")
         lines += [f"  because {reason}" for reason in self.reasons]
         lines.append("  at once   kept   s a product        peak")
         for i, other in enumerate(self.alternatives):
@@ -144,7 +151,7 @@ def make_plan(matrix: str, graphs: KeptGraphs, columns: int) -> ProductPlan:
     graphs.measure(columns)
     problem = graphs.problem
     num_kept = graphs.num_fitting()
-    width = min(graphs.planned_columns(num_kept), columns)
+    width = graphs.planned_columns(columns, num_kept)
     vector = problem.num_params * problem.dtype.itemsize
     chosen = _alternative(graphs, width, num_kept, columns)
     others = [
@@ -170,6 +177,7 @@ def make_plan(matrix: str, graphs: KeptGraphs, columns: int) -> ProductPlan:
         peak=chosen.peak,
         seconds=chosen.seconds,
         first_seconds=build * sum(problem.batch_sizes[:num_kept]),
+        trial_peak=max(o.peak for o in (chosen, *others) if o.num_kept == num_kept),
         alternatives=(chosen, *others),
         reasons=tuple(_reasons(graphs, chosen, others)),
     )
@@ -186,7 +194,7 @@ def _alternative(
     every = num_kept == len(sizes)
     held = sum(map(measured.graph, sizes[:num_kept]))
     working = graphs.working(every=every, columns=width)
-    vectors = problem.num_params * problem.dtype.itemsize * (2 * columns + width)
+    vectors = problem.num_params * problem.dtype.itemsize * 2 * (columns + width)
     return Alternative(
         columns=width,
         num_kept=num_kept,
