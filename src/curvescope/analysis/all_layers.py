@@ -213,8 +213,8 @@ class _Run:
                 formed_below=limit,
             )
             if not self._sweeping_pays(self.factors):
-                self.factors.leave_rows(
-                    "its rows do not fit the memory, and sweeps take more work"
+                self.factors.leave_multiplied(
+                    "its factor does not fit the memory, and sweeps take more work"
                 )
             self.factors.build()
             self.seen.left_out |= self.factors.left_out
@@ -239,14 +239,15 @@ class _Run:
 
     def _sweeping_pays(self, factors: FactorBlocks) -> bool:
         """Tell whether rows that do not fit are still cheaper, swept in every round."""
-        names, asked = factors.in_rows, self.asked
+        names, asked = factors.multiplied, self.asked
         if factors.fits or not names:
             return True
         count_products(self.seen, self.blocks, names)
         sizes = self.blocks.num_params
         products = sum(self.seen.parts[n] * self._columns(sizes[n]) for n in names)
         rounds = max(_TYPICAL_STEPS, asked.num_steps if asked.density else 0)
-        return self.seen.setup * rounds <= products
+        work = factors.work_of_a_sweep + rounds * factors.work_again
+        return work * self.seen.whole <= products
 
     def _begin(self) -> None:
         """Start the chains of every layer that is not formed."""
@@ -304,7 +305,7 @@ class _Run:
             ways.setdefault((self._method(name, run), reason), []).append(name)
         texts = {
             "formed": "formed and diagonalised",
-            "factor": "by rows of its factor",
+            "factor": "by its factor",
             "products": "by products on the kept graphs",
         }
         for (method, reason), names in ways.items():
@@ -317,7 +318,7 @@ class _Run:
             )
             work = self.factors.work_of_a_sweep
             self.plan.append(
-                f"a sweep for factors is the work of {work:.3g} products; rows are {kept}"
+                f"the sweep for factors is the work of {work:.3g} products; factors are {kept}"
             )
 
     def _method(self, name: str, run: LayerRun) -> str:
@@ -373,10 +374,9 @@ class _Run:
     @property
     def work(self) -> float:
         """The work of everything, in products with the whole matrix."""
-        total = sum(run.num_matvecs * self._work(n) for n, run in self.layers.items())
-        if self.factors is not None:
-            total += self.factors.num_sweeps * self.factors.work_of_a_sweep
-        return total
+        by_products = [n for n in self.layers if n in self.seen.left_out]
+        total = sum(self.layers[n].num_matvecs * self._work(n) for n in by_products)
+        return total + (0.0 if self.factors is None else self.factors.work)
 
     @property
     def num_data_passes(self) -> int:

@@ -1,33 +1,34 @@
 r"""Layers' own blocks as ``J' diag(s) J``, with J from one sweep over the data.
 
-Products with a block are then two matrix products, without the network. For a GGN that
-is always so; for a Hessian where the layer's curvature part is exactly zero, which every
+Products with a block are then products with J, without the network. For a GGN that is
+always so; for a Hessian where the layer's curvature part is exactly zero, which every
 sample is looked at for.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import final
+from typing import Literal, final
 
 import torch
 from torch import Tensor
 
 from curvescope._core.memory import available_memory
+from curvescope.analysis.all_layers_pieces import Factor, LayerFactor, Rows, gram
 from curvescope.analysis.all_layers_sweep import (
     CHUNK_BYTES,
     Look,
     Sweep,
     chunks,
-    signed_rows,
+    loss_factor,
 )
 from curvescope.curvature.blocks import DiagonalBlocks
 from curvescope.linalg._products import row_products
 
-# Takes a layer, some of its rows and their signs.
-_Add = Callable[[str, Tensor, Tensor | None], None]
 _SHARE_OF_FREE = 0.7
-# Where the rows do not fit, blocks up to this size are formed instead.
+# Where factors do not fit, blocks up to this size are formed instead.
 _MOST_FORMED = 4096
+
+_Form = Literal["dense", "gram", "rows", "packed"]
 
 
 @final
@@ -37,16 +38,16 @@ class FormedFactor:
 
     Attributes:
         matrix: It.
-        rows: J, where the matrix is ``J J'``; else ``None``.
+        factor: J, where the matrix is ``J J'``; else ``None``.
     """
 
     matrix: Tensor
-    rows: Tensor | None
+    factor: Rows | None
 
 
 @final
 class FactorBlocks:
-    """The factors of some layers: formed, kept in rows, or swept again and again.
+    """The factors of some layers: formed, kept, or swept again and again.
 
     Args:
         blocks: All diagonal blocks.
@@ -59,7 +60,9 @@ class FactorBlocks:
         formed: The small blocks.
         traces: Each layer's, exact, with weight decay.
         left_out: Layers whose curvature part showed itself in later samples.
+        fits: Whether all that is to be kept fits the memory.
         num_sweeps: Passes over the data.
+        work: Of all sweeps and products, in products with the whole matrix.
     """
 
     def __init__(
@@ -77,70 +80,97 @@ class FactorBlocks:
         self._sizes = {name: blocks.num_params[name] for name in names}
         layouts = {name: blocks.layouts[name] for name in names}
         self._sweep = Sweep(self._problem, layouts, second_order=second_order)
-        self._num_rows = self._problem.num_samples * seen.rows_per_sample
-        self._dense: dict[str, Tensor] = {}
-        self._gram: set[str] = set()
-        self._decide(formed_below)
-        self._chunks: list[tuple[dict[str, Tensor], Tensor | None] | None] = []
+        self._forms: dict[str, _Form] = {}
+        self._totals: dict[str, Tensor] = {}
+        self._budget = self._room()
+        self.fits = self._decide(formed_below)
+        self._chunks: list[dict[str, Factor] | None] = []
         self.formed: dict[str, FormedFactor] = {}
         self.traces = dict.fromkeys(names, 0.0)
         self.left_out: dict[str, str] = {}
         self.num_sweeps = 0
+        self.work = 0.0
 
-    def _decide(self, limit: int) -> None:
-        """Choose which blocks are formed, which keep rows, and whether all rows fit."""
-        problem, rows = self._problem, self._num_rows
-        item = problem.dtype.itemsize
+    def _room(self) -> int:
+        problem = self._problem
         free = int(_SHARE_OF_FREE * available_memory(problem.device)) - 2 * CHUNK_BYTES
-        self._budget = max(min(problem.memory_limit - problem.kept_data_bytes, free), 0)
-        need = 0
-        for name, size in sorted(self._sizes.items(), key=lambda pair: pair[1]):
-            if size <= rows and size <= limit:
-                self._budget -= self._make_dense(name)
-                continue
-            if rows < size and rows <= limit and not self._seen.signed:
-                self._gram.add(name)
-            own = item * rows * size
-            small = size <= min(rows, _MOST_FORMED) and 8 * size * size < own
-            if small and need + own > self._budget:
-                self._budget -= self._make_dense(name)
-            else:
-                need += own
-        self.fits = need <= self._budget
-        if not self.fits:
-            self._gram.clear()
+        return max(min(problem.memory_limit - problem.kept_data_bytes, free), 0)
 
-    def _make_dense(self, name: str) -> int:
-        """Make room for a block that is formed; return its bytes."""
-        n, device = self._sizes[name], self._problem.device
-        self._dense[name] = torch.zeros(n, n, dtype=torch.float64, device=device)
-        return 8 * n * n
+    def _decide(self, limit: int) -> bool:
+        """Choose a form for every layer; tell whether what is kept fits."""
+        shapes, rows = self._seen.shapes, self._num_rows
+        for name, size in self._sizes.items():
+            cheap = shapes[name].by_rows <= shapes[name].by_packed
+            self._forms[name] = "rows" if cheap else "packed"
+            if size <= min(rows, limit):
+                self._forms[name] = "dense"
+            elif rows < size and rows <= limit and cheap and not self._seen.signed:
+                self._forms[name] = "gram"
+        if self._need() <= self._budget:
+            return True
+        for name, size in sorted(self._sizes.items(), key=lambda pair: pair[1]):
+            if self._forms[name] == "dense":
+                continue
+            small = shapes[name].rows <= shapes[name].packed
+            self._forms[name] = "rows" if small else "packed"
+            held = self._kept_bytes(name)
+            if size <= min(rows, _MOST_FORMED) and 8 * size * size < held:
+                self._forms[name] = "dense"
+        return self._need() <= self._budget
 
     @property
-    def in_rows(self) -> list[str]:
-        """The layers that are multiplied by their rows."""
-        return [n for n in self._sizes if n not in self._dense and n not in self._gram]
+    def _num_rows(self) -> int:
+        return self._problem.num_samples * self._seen.rows_per_sample
+
+    def _kept_bytes(self, name: str) -> int:
+        """Return what a layer's form holds."""
+        form, shape = self._forms[name], self._seen.shapes[name]
+        if form == "dense":
+            return 8 * self._sizes[name] ** 2
+        entries = shape.packed if form == "packed" else shape.rows
+        return self._problem.dtype.itemsize * self._problem.num_samples * entries
+
+    def _need(self) -> int:
+        return sum(self._kept_bytes(name) for name in self._sizes)
+
+    @property
+    def multiplied(self) -> list[str]:
+        """The layers that are not formed."""
+        return [n for n in self._sizes if self._forms[n] in ("rows", "packed")]
 
     @property
     def work_of_a_sweep(self) -> float:
-        """Return it in products with the whole matrix."""
+        """Return that of the first sweep, in products with the whole matrix."""
         return self._seen.setup / max(self._seen.whole, 1)
 
+    @property
+    def work_again(self) -> float:
+        """Return that of a later sweep, for products of one column each."""
+        forward = self._seen.forward + self._seen.pulling
+        return forward / max(self._seen.whole, 1) + sum(
+            self.work_of_a_product(name) for name in self.multiplied
+        )
+
     def work_of_a_product(self, name: str) -> float:
-        """Return the work of one column by kept rows, likewise."""
-        flops = 4.0 * self._seen.rows_per_sample * self._sizes[name]
+        """Return the work of one column's product with a block."""
+        shape = self._seen.shapes[name]
+        by_rows = self._forms[name] in ("rows", "gram")
+        flops = shape.by_rows if by_rows else shape.by_packed
         return flops * self._seen.num_samples / max(self._seen.whole, 1)
 
-    def leave_rows(self, reason: str) -> None:
-        """Leave the layers that would be multiplied by rows to others."""
-        self._forget(dict.fromkeys(self.in_rows, reason))
+    def leave_multiplied(self, reason: str) -> None:
+        """Leave the layers that are not formed to others."""
+        self._forget(dict.fromkeys(self.multiplied, reason))
 
     def build(self) -> None:
         """Sweep once over the data: form, keep, and look at every sample's curvature."""
         if not self._sizes:
             return
-        held = 0
+        held = sum(
+            self._kept_bytes(n) for n in self._sizes if self._forms[n] == "dense"
+        )
         self.num_sweeps += 1
+        self.work += self.work_of_a_sweep
         with self._problem.network.running(), torch.enable_grad():
             for batch in chunks(self._problem, self._seen.bytes_per_sample):
                 evaluation = self._sweep.evaluate(batch)
@@ -151,77 +181,80 @@ class FactorBlocks:
                     sites = {n: own for n, own in sites.items() if n not in wrong}
                 if not sites:
                     return
-                factor, signs = signed_rows(evaluation)
-                kept: dict[str, Tensor] = {}
-                for name, J in self._sweep.rows(evaluation, sites, factor):
-                    self._take(name, J, signs)
-                    if name not in self._dense:
-                        kept[name] = J
-                size = sum(J.numel() * J.element_size() for J in kept.values())
-                keep = held + size <= self._budget
+                factor = loss_factor(evaluation)
+                kept: dict[str, Factor] = {}
+                with torch.no_grad():
+                    for name, own in self._sweep.factors(evaluation, sites, factor):
+                        found = self._take(name, own)
+                        if found is not None:
+                            kept[name] = found
+                size = sum(one.num_bytes for one in kept.values())
+                keep = self.fits or held + size <= self._budget
                 held += size if keep else 0
-                self._chunks.append((kept, signs) if keep else None)
+                self._chunks.append(kept if keep else None)
         self._finish()
 
     def _forget(self, wrong: Mapping[str, str]) -> None:
         self.left_out.update(wrong)
         self._sweep.drop(wrong)
         for name in wrong:
-            del self._sizes[name], self.traces[name]
-            self._dense.pop(name, None)
-            self._gram.discard(name)
+            del self._sizes[name], self.traces[name], self._forms[name]
+            self._totals.pop(name, None)
         for chunk in self._chunks:
             for name in wrong:
                 if chunk is not None:
-                    chunk[0].pop(name, None)
+                    chunk.pop(name, None)
 
-    def _take(self, name: str, J: Tensor, signs: Tensor | None) -> None:
-        squares = J.square().sum(1, dtype=torch.float64)
-        signed = squares if signs is None else squares * signs
-        self.traces[name] += float(signed.sum())
-        if name in self._dense:
-            with torch.no_grad():
-                right = J if signs is None else J * signs[:, None]
-                self._dense[name] += row_products(J.T.contiguous(), right.T)
+    def _take(self, name: str, own: LayerFactor) -> Factor | None:
+        """Add a chunk to a layer's trace and block; return what is kept of it."""
+        form = self._forms[name]
+        self.traces[name] += own.trace()
+        if form != "dense":
+            return own.packed() if form == "packed" else own.rows()
+        for rows in own.blocks():
+            J, signs = rows.matrix, rows.signs
+            right = J if signs is None else J * signs[:, None]
+            total = row_products(J.T.contiguous(), right.T)
+            before = self._totals.get(name)
+            self._totals[name] = total if before is None else before.add_(total)
+        return None
 
     def _finish(self) -> None:
         """Form what is small, and let go of its rows."""
         for name, size in self._sizes.items():
             self.traces[name] += self._shift * size
-        for name, total in self._dense.items():
-            self.formed[name] = FormedFactor(((total + total.T) / 2).cpu(), None)
-        for name in self._gram:
-            parts = [chunk[0].pop(name) for chunk in self._chunks if chunk is not None]
-            J = torch.cat(parts) if len(parts) > 1 else parts[0]
-            self.formed[name] = FormedFactor(row_products(J, J).cpu(), J)
-        for name in self.formed:
-            self._dense.pop(name, None)
+        for name, form in self._forms.items():
+            if form == "dense":
+                total = self._totals.pop(name)
+                self.formed[name] = FormedFactor(((total + total.T) / 2).cpu(), None)
+            elif form == "gram":
+                parts = [chunk.pop(name) for chunk in self._chunks if chunk is not None]
+                self.formed[name] = FormedFactor(*gram(parts))
         self._sweep.drop(dict.fromkeys(self.formed, ""))
 
     def multiply(self, columns: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the products with some layers' blocks, each ``(n_l, k_l)``."""
-        total = {name: torch.zeros_like(V) for name, V in columns.items()}
-
-        def add(name: str, J: Tensor, signs: Tensor | None) -> None:
-            Y = J @ columns[name]
-            total[name].addmm_(J.T, Y if signs is None else Y * signs[:, None])
-
+        total = {name: self._shift * V for name, V in columns.items()}
+        for name, V in columns.items():
+            self.work += V.shape[1] * self.work_of_a_product(name)
         with torch.no_grad():
             for chunk in self._chunks:
                 if chunk is not None:
-                    for name in columns:
-                        add(name, chunk[0][name], chunk[1])
+                    for name, V in columns.items():
+                        total[name].add_(chunk[name].multiply(V))
         if any(chunk is None for chunk in self._chunks):
-            self.num_sweeps += 1
-            self._swept(columns, add)
-        if self._shift:
-            for name, V in columns.items():
-                total[name].add_(V, alpha=self._shift)
+            self._swept(columns, total)
         return total
 
-    def _swept(self, columns: Mapping[str, Tensor], add: _Add) -> None:
-        """Compute the rows that are not kept once more."""
-        every = chunks(self._problem, self._seen.bytes_per_sample)
+    def _swept(
+        self, columns: Mapping[str, Tensor], total: Mapping[str, Tensor]
+    ) -> None:
+        """Add the products of the samples whose factors are not kept."""
+        seen = self._seen
+        missing = sum(chunk is None for chunk in self._chunks) / len(self._chunks)
+        self.num_sweeps += 1
+        self.work += missing * (seen.forward + seen.pulling) / max(seen.whole, 1)
+        every = chunks(self._problem, seen.bytes_per_sample)
         with self._problem.network.running(), torch.enable_grad():
             for chunk, batch in zip(self._chunks, every, strict=True):
                 if chunk is not None:
@@ -229,7 +262,16 @@ class FactorBlocks:
                 evaluation = self._sweep.evaluate(batch)
                 sites, _ = self._sweep.sites(evaluation)
                 wanted = {name: sites[name] for name in columns}
-                factor, signs = signed_rows(evaluation)
+                factor = loss_factor(evaluation)
                 with torch.no_grad():
-                    for name, J in self._sweep.rows(evaluation, wanted, factor):
-                        add(name, J, signs)
+                    for name, own in self._sweep.factors(evaluation, wanted, factor):
+                        V = columns[name]
+                        total[name].add_(self._once(name, own, V.shape[1]).multiply(V))
+
+    def _once(self, name: str, own: LayerFactor, columns: int) -> Factor:
+        """Return a factor in the form that takes less work for one product."""
+        shape = self._seen.shapes[name]
+        size = own.num_rows * self._sizes[name] * self._problem.dtype.itemsize
+        by_rows = shape.forming + columns * shape.by_rows
+        cheap = by_rows <= columns * shape.by_packed and size <= CHUNK_BYTES
+        return own.rows() if cheap else own.packed()

@@ -16,6 +16,7 @@ from curvescope.analysis.all_layers_chains import (
     TopChain,
 )
 from curvescope.analysis.all_layers_factors import FormedFactor
+from curvescope.analysis.all_layers_pieces import Rows
 from curvescope.linalg.density import density_from_nodes
 from curvescope.linalg.slq import Quadrature, sphere_mean
 from curvescope.results import Cost, LayerSpectrum, SpectralDensity
@@ -60,10 +61,10 @@ class _Exact:
         rounding = torch.finfo(torch.float64).eps * len(values) * size
         chosen = torch.argsort(values.abs(), descending=True, stable=True)[:k]
         top, X = values[chosen], vectors[:, chosen]
-        if formed.rows is None:
+        if formed.factor is None:
             residuals = torch.linalg.vector_norm(formed.matrix @ X - top * X, dim=0)
         else:
-            residuals = _lifted_residuals(formed.rows, X, top)
+            residuals = _lifted_residuals(formed.factor, X, top)
             # The zeros of JJ' are zeros of J'J too, but with vectors of their own.
             zeros = top.abs() <= rounding
             top = torch.where(zeros, 0.0, top)
@@ -79,11 +80,11 @@ class _Exact:
         return _Exact(values + shift, counts, top + shift, residuals)
 
 
-def _lifted_residuals(J: Tensor, U: Tensor, values: Tensor) -> Tensor:
+def _lifted_residuals(J: Rows, U: Tensor, values: Tensor) -> Tensor:
     """Return the residuals of ``J'u / ||J'u||`` with ``J'J``, for columns u."""
-    X = J.T @ U.to(J)
+    X = J.adjoint(U.to(J.matrix))
     norms = torch.linalg.vector_norm(X, dim=0, dtype=torch.float64).cpu()
-    error = (J.T @ (J @ X)).double().cpu() - values * X.double().cpu()
+    error = J.multiply(X).double().cpu() - values * X.double().cpu()
     # A direction that J' maps to zero is an eigenvector of JJ' alone.
     return torch.linalg.vector_norm(error, dim=0) / norms.clamp_min(1e-300)
 

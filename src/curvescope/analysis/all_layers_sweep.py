@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from curvescope._core.random import DEFAULT_SEED, gaussian
+from curvescope.analysis.all_layers_pieces import LayerFactor, Shape
 from curvescope.autodiff.columns import pullback
 from curvescope.autodiff.graphs import custom_functions, once_differentiable
 from curvescope.autodiff.layout import Layout
@@ -36,7 +37,10 @@ class Look:
 
     Attributes:
         whole: Operations of a product with the whole matrix.
-        setup: Of one sweep for the factors.
+        forward: Of the network's own pass.
+        curving: Of seeing that curvature parts vanish.
+        pulling: Of the backward passes for the factors.
+        shapes: Sizes of each layer's factor.
         num_samples: How many they were.
         rows_per_sample: Rows of a factor for each sample.
         bytes_per_sample: What a sweep holds for each sample.
@@ -47,12 +51,21 @@ class Look:
 
     num_samples: int
     whole: int = 0
-    setup: int = 0
+    forward: int = 0
+    curving: int = 0
+    pulling: int = 0
+    shapes: dict[str, Shape] = field(default_factory=dict)
     rows_per_sample: int = 0
     bytes_per_sample: float = 0.0
     signed: bool = False
     left_out: dict[str, str] = field(default_factory=dict)
     parts: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def setup(self) -> int:
+        """Operations of the first sweep, rows included."""
+        forming = sum(s.forming for s in self.shapes.values()) * self.num_samples
+        return self.forward + self.curving + self.pulling + forming
 
     def share(self, name: str) -> float:
         """Return the work of a product with a block, in products with the whole."""
@@ -152,40 +165,27 @@ class Sweep:
             if _any(evaluation.pull([grad], [zero], [seed]))
         }
 
-    def rows(
+    def factors(
         self,
         evaluation: Evaluation,
         sites: Mapping[str, list[Site]],
         factor: SignedFactor,
-    ) -> Iterator[tuple[str, Tensor]]:
-        """Return each layer's rows ``(R, P)`` in turn."""
-        n = evaluation.num_samples
-        factor = replace(factor, rows=factor.rows * self.scale)
+    ) -> Iterator[tuple[str, LayerFactor]]:
+        """Pull back the loss's factor, and return each layer's own in turn."""
         chosen = list({id(s): s for own in sites.values() for s in own}.values())
-        pulled = dict(
-            zip(chosen, evaluation.pulled_factor(chosen, factor, unit_dims=1), strict=True)
-        )  # fmt: skip
-
-        def each() -> Iterator[tuple[str, Tensor]]:
-            for name, own in sites.items():
-                layout = self.layouts[name]
-                pieces: dict[str, Tensor] = {}
-                for site in own:
-                    inputs = site.inputs(n)
-                    for piece in set(site.names) & set(layout.names):
-                        part = site.rows(pulled[site], inputs, [piece]).flatten(0, 1)
-                        pieces[piece] = (
-                            pieces[piece] + part if piece in pieces else part
-                        )
-                num = len(next(iter(pieces.values())))
-                full = [
-                    pieces[p] if p in pieces else inputs.new_zeros(num, s.numel())
-                    for p, s in zip(layout.names, layout.shapes, strict=True)
-                ]
-                whole = len(full) == 1 and layout.entries is None
-                yield name, full[0] if whole else layout.join(full)
-
-        return each()
+        scaled = replace(factor, rows=factor.rows * self.scale)
+        found = evaluation.pulled_factor(chosen, scaled, unit_dims=1)
+        pulled = {id(s): rows for s, rows in zip(chosen, found, strict=True)}
+        signs = None if factor.signs is None else factor.signs.flatten()
+        return (
+            (
+                name,
+                LayerFactor(
+                    self.layouts[name], own, [pulled[id(s)] for s in own], signs
+                ),
+            )
+            for name, own in sites.items()
+        )
 
 
 def look(
@@ -261,26 +261,31 @@ def _try_factors(
     sweep = Sweep(problem, blocks.layouts, second_order=second_order)
     with FlopCount() as count:
         evaluation = sweep.evaluate(batch)
-        outputs, n = evaluation.outputs, evaluation.num_samples
-        if outputs.shape[:1] != (n,) or outputs.ndim < 2 or not outputs.requires_grad:
-            return "the outputs' first dimension is not that of the samples"
-        width = outputs.numel() // n
-        if width > MOST_PASSES:
-            return f"a sample has {width} outputs, more than {MOST_PASSES}"
-        sites, wrong = sweep.sites(evaluation)
+    found.forward = count.total
+    outputs, n = evaluation.outputs, evaluation.num_samples
+    if outputs.shape[:1] != (n,) or outputs.ndim < 2 or not outputs.requires_grad:
+        return "the outputs' first dimension is not that of the samples"
+    width = outputs.numel() // n
+    if width > MOST_PASSES:
+        return f"a sample has {width} outputs, more than {MOST_PASSES}"
+    sites, wrong = sweep.sites(evaluation)
+    with FlopCount() as count:
         wrong |= sweep.curved(evaluation, sites, batch.targets)
-    found.setup = count.total
+    found.curving = count.total
     found.left_out = wrong
     sites = {name: own for name, own in sites.items() if name not in wrong}
     if not sites:
         return ""
+    factor = loss_factor(evaluation)
+    num_rows = factor.rows.shape[1]
+    found.rows_per_sample, found.signed = num_rows, factor.signs is not None
+    sizes = blocks.num_params
+    found.shapes = {k: Shape.of(sizes[k], own, n, num_rows) for k, own in sites.items()}
     rank = min(_TRIAL_ROWS, width)
     R = _noise((n, rank, width), problem)
     with FlopCount() as count:
-        rows = dict(sweep.rows(evaluation, sites, SignedFactor(rows=R, signs=None)))
-    factor, signs = signed_rows(evaluation)
-    found.rows_per_sample, found.signed = factor.rows.shape[1], signs is not None
-    found.setup += count.total * found.rows_per_sample // rank
+        trial = sweep.factors(evaluation, sites, SignedFactor(rows=R, signs=None))
+    found.pulling = count.total * num_rows // rank
     zeros = sum(s.zero.numel() for s in evaluation.sites)
     patches = sum(s.width * s.zero.numel() // s.outputs for s in evaluation.sites)
     held = (found.rows_per_sample + 4) * zeros + patches
@@ -289,14 +294,14 @@ def _try_factors(
     seed = torch.einsum("nrc,nr->nc", R, w).reshape(outputs.shape)
     truth = _pulled_back(problem, batch, seed)
     slack = 10.0 * math.sqrt(torch.finfo(problem.dtype).eps)
-    for name, J in rows.items():
+    for name, own_factor in trial:
         layout = blocks.layouts[name]
         expected = layout.join([truth[p] for p in layout.names])[0] * sweep.scale
-        if float((J.T @ w.flatten() - expected).norm()) > slack * float(
-            expected.norm()
-        ):
+        difference = own_factor.rows().adjoint(w.reshape(-1, 1))[:, 0] - expected
+        if float(difference.norm()) > slack * float(expected.norm()):
             text = "its samples are coupled, or it is used in other ways"
             found.left_out[name] = text
+            del found.shapes[name]
     return ""
 
 
@@ -324,11 +329,11 @@ def _noise(shape: tuple[int, ...], problem: Problem) -> Tensor:
     return gaussian(shape, generator, dtype=problem.dtype, device=problem.device)
 
 
-def signed_rows(evaluation: Evaluation) -> tuple[SignedFactor, Tensor | None]:
-    """Return the loss's factor, and the signs of its rows end to end."""
+def loss_factor(evaluation: Evaluation) -> SignedFactor:
+    """Return the factor of the loss's Hessian by the samples' outputs."""
     factor = evaluation.factor(unit_dims=1)
     assert factor is not None  # a sample's outputs are always one unit
-    return factor, None if factor.signs is None else factor.signs.flatten()
+    return factor
 
 
 def chunks(problem: Problem, bytes_per_sample: float) -> Iterator[Batch]:
