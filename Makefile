@@ -79,7 +79,7 @@ docs: setup ## build the documentation into docs/_build/html; a warning is an er
 bench-setup: setup ## make the benchmark's own environments, one a peer
 	bash benchmarks/setup.sh
 
-bench: setup ## time all suites on networks against the peers (about 50 minutes)
+bench: setup ## time all suites on networks against the peers (about 70 minutes)
 	for suite in $(BENCH_SUITES); do \
 		$(BIN)/python benchmarks/run.py --suite $$suite || exit 1; done
 

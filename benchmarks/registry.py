@@ -28,6 +28,7 @@ class Implementation:
         fresh: Whether every round needs a process of its own, as what is compiled does:
             a second time in the same process costs nothing and would not be counted.
         most_columns: Of one product; ``None`` for any number.
+        not_on: Problems that it would take too long for.
     """
 
     key: str
@@ -38,6 +39,7 @@ class Implementation:
     worker: str = "benchmarks.worker"
     fresh: bool = False
     most_columns: int | None = None
+    not_on: tuple[str, ...] = ()
 
     @property
     def python(self) -> Path:

@@ -100,6 +100,8 @@ def main(arguments: list[str] | None = None) -> Path:
         i
         for i in suite.implementations
         if options.only is None or i.key in options.only
+        # Compiling anew in every round is no trial.
+        if not (options.quick and i.fresh)
     ]
     there = [i for i in chosen if i.python.exists()]
     facts = environment.describe(options.threads, options.clock)

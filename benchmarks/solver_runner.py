@@ -29,7 +29,7 @@ class SolverSettings:
         matrix: Of the operator.
         grid: Settings of the algorithm; every implementation runs with each.
         rounds: Wanted for each, beside the first run.
-        budget: Seconds for all.
+        budget: Seconds for the rounds of all problems, after everybody's first run.
         shares: Of the budget, by problem, in any unit; 1 where none is given.
         judge_all: Whether the answers of all rounds are judged, or the first's only.
     """
@@ -92,40 +92,35 @@ class SolverRunner:
         self.outcome = Outcome()
 
     def run(self) -> Outcome:
-        """Measure everything that fits the budget; everybody at least once."""
+        """Measure everybody once, and in as many rounds as fit the budget."""
         settings = self._settings
         shares = [settings.shares.get(p, 1.0) for p in settings.problems]
-        # Exact answers are kept on disk: they are not part of the measurement's time.
-        spent = 0.0
-        for position, problem in enumerate(settings.problems):
-            share = shares[position] / max(sum(shares[position:]), 1e-9)
-            start = self._prepared(problem)
-            if start is None:
-                continue
-            self._group(problem, start + (settings.budget - spent) * share)
-            spent += self._clock() - start
+        for problem, share in zip(settings.problems, shares, strict=True):
+            if self._prepared(problem):
+                self._group(problem, settings.budget * share / sum(shares))
         return self.outcome
 
-    def _prepared(self, problem: str) -> float | None:
-        """Have the exact answers made; return when that was done."""
+    def _prepared(self, problem: str) -> bool:
+        """Have the exact answers made."""
         self._say(f"{problem}: exact answers")
         try:
             self.outcome.problems[problem] = self._prepare(problem)
         except WorkerError as error:
             self._fail("the reference", problem, str(error))
-            return None
-        return self._clock()
+            return False
+        return True
 
-    def _group(self, problem: str, end: float) -> None:
+    def _group(self, problem: str, seconds: float) -> None:
         with tempfile.TemporaryDirectory() as folder:
             contestants = [
                 Contestant(implementation, number, settings)
                 for number, settings in enumerate(self._settings.grid)
                 for implementation in self._implementations
+                if problem not in implementation.not_on
             ]
             try:
                 there = self._firsts(problem, contestants, folder)
-                self._rounds(problem, there, folder, end)
+                self._rounds(problem, there, folder, self._clock() + seconds)
             finally:
                 for worker in self._workers.values():
                     worker.__exit__(None, None, None)

@@ -17,11 +17,11 @@ TIMEOUT = 1800.0
 
 
 def solver(
-    key: str, module: str, factory: str, venv: str, *, fresh: bool = False
+    key: str, module: str, factory: str, venv: str, **more: Any
 ) -> Implementation:
     """Return the row of a solver; peers' environments are named alone."""
     place = venv if venv == ".venv" else f".bench/{venv}"
-    return Implementation(key, module, factory, place, worker=WORKER, fresh=fresh)
+    return Implementation(key, module, factory, place, worker=WORKER, **more)
 
 
 def ours(key: str, factory: str, *, fresh: bool = False) -> Implementation:

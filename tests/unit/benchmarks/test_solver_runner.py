@@ -144,7 +144,7 @@ def test_who_is_too_slow_has_its_first_run_only_and_the_fast_have_all(clock):
     ours = Solver("curvescope", clock, [1.0])
     slow = Solver("slow", clock, [100.0])
 
-    rows = by_key(measure([ours, slow], clock, rounds=5, budget=130.0))
+    rows = by_key(measure([ours, slow], clock, rounds=5, budget=30.0))
 
     assert rows["curvescope"]["rounds"] == 5
     assert rows["slow"]["rounds"] == 1
@@ -185,6 +185,29 @@ def test_every_setting_is_a_row_and_every_round_has_its_own_seed(clock):
     for row in outcome.rows:
         answers = [verdict["answer"] for verdict in row["all_verdicts"]]
         assert answers == ["curvescope 0", "curvescope 1", "curvescope 2"]
+
+
+def test_who_would_take_too_long_on_a_problem_is_left_out_there(clock):
+    ours, dear = (Solver(key, clock, [1.0]) for key in ("curvescope", "dear"))
+    runner = SolverRunner(
+        SolverSettings(problems=("p", "q"), rounds=1),
+        [
+            Implementation("curvescope", "m", "f", "v"),
+            Implementation("dear", "m", "f", "v", not_on=("q",)),
+        ],
+        start=lambda i, problem, matrix: {"curvescope": ours, "dear": dear}[
+            i.key
+        ].start(),
+        prepare=lambda problem: dict(FACTS),
+        judge=read,
+        say=lambda text: None,
+        clock=clock,
+    )
+
+    rows = runner.run().rows
+
+    assert [r["problem"] for r in rows if r["implementation"] == "dear"] == ["p"]
+    assert len(rows) == 3
 
 
 def test_rounds_take_turns_at_going_first(clock):
