@@ -218,6 +218,7 @@ class _Run:
                 )
             self.factors.build()
             self.seen.left_out |= self.factors.left_out
+            self.blocks.matrix.reserve(self.factors.num_bytes)
             count_products(self.seen, self.blocks, list(self.factors.left_out))
         self._begin()
         self._describe()

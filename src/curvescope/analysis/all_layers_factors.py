@@ -5,7 +5,7 @@ always so; for a Hessian where the layer's curvature part is exactly zero, which
 sample is looked at for.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal, final
 
@@ -23,6 +23,7 @@ from curvescope.analysis.all_layers_sweep import (
 )
 from curvescope.curvature.blocks import DiagonalBlocks
 from curvescope.linalg._products import row_products
+from curvescope.problem.batches import Batch
 
 _SHARE_OF_FREE = 0.7
 # Where factors do not fit, blocks up to this size are formed instead.
@@ -92,9 +93,19 @@ class FactorBlocks:
         self.work = 0.0
 
     def _room(self) -> int:
+        """Return what factors may hold, beside data and a sweep's own chunk."""
         problem = self._problem
-        free = int(_SHARE_OF_FREE * available_memory(problem.device)) - 2 * CHUNK_BYTES
-        return max(min(problem.memory_limit - problem.kept_data_bytes, free), 0)
+        free = int(_SHARE_OF_FREE * available_memory(problem.device))
+        room = max(min(problem.memory_limit - problem.kept_data_bytes, free), 0)
+        self._chunk_bytes = min(CHUNK_BYTES, room // 4)
+        return room - 2 * self._chunk_bytes
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory that kept factors hold."""
+        every = (f for chunk in self._chunks if chunk for f in chunk.values())
+        formed = (f.factor for f in self.formed.values() if f.factor is not None)
+        return sum(f.num_bytes for group in (every, formed) for f in group)
 
     def _decide(self, limit: int) -> bool:
         """Choose a form for every layer; tell whether what is kept fits."""
@@ -172,7 +183,7 @@ class FactorBlocks:
         self.num_sweeps += 1
         self.work += self.work_of_a_sweep
         with self._problem.network.running(), torch.enable_grad():
-            for batch in chunks(self._problem, self._seen.bytes_per_sample):
+            for batch in self._batches():
                 evaluation = self._sweep.evaluate(batch)
                 sites, wrong = self._sweep.sites(evaluation)
                 wrong |= self._sweep.curved(evaluation, sites, batch.targets)
@@ -194,6 +205,9 @@ class FactorBlocks:
                 self._chunks.append(kept if keep else None)
         self._finish()
 
+    def _batches(self) -> Iterator[Batch]:
+        return chunks(self._problem, self._seen.bytes_per_sample, self._chunk_bytes)
+
     def _forget(self, wrong: Mapping[str, str]) -> None:
         self.left_out.update(wrong)
         self._sweep.drop(wrong)
@@ -208,10 +222,10 @@ class FactorBlocks:
     def _take(self, name: str, own: LayerFactor) -> Factor | None:
         """Add a chunk to a layer's trace and block; return what is kept of it."""
         form = self._forms[name]
-        self.traces[name] += own.trace()
+        self.traces[name] += own.trace(self._chunk_bytes // 3)
         if form != "dense":
             return own.packed() if form == "packed" else own.rows()
-        for rows in own.blocks():
+        for rows in own.blocks(self._chunk_bytes // 3):
             J, signs = rows.matrix, rows.signs
             right = J if signs is None else J * signs[:, None]
             total = row_products(J.T.contiguous(), right.T)
@@ -254,7 +268,7 @@ class FactorBlocks:
         missing = sum(chunk is None for chunk in self._chunks) / len(self._chunks)
         self.num_sweeps += 1
         self.work += missing * (seen.forward + seen.pulling) / max(seen.whole, 1)
-        every = chunks(self._problem, seen.bytes_per_sample)
+        every = self._batches()
         with self._problem.network.running(), torch.enable_grad():
             for chunk, batch in zip(self._chunks, every, strict=True):
                 if chunk is not None:
@@ -273,5 +287,5 @@ class FactorBlocks:
         shape = self._seen.shapes[name]
         size = own.num_rows * self._sizes[name] * self._problem.dtype.itemsize
         by_rows = shape.forming + columns * shape.by_rows
-        cheap = by_rows <= columns * shape.by_packed and size <= CHUNK_BYTES
+        cheap = by_rows <= columns * shape.by_packed and size <= self._chunk_bytes
         return own.rows() if cheap else own.packed()

@@ -19,9 +19,6 @@ from curvescope.autodiff.layout import Layout
 from curvescope.exact.chain_rule.sites import Site
 from curvescope.linalg._products import row_products
 
-# What rows that are written for a moment may hold.
-_BLOCK_BYTES = 64 * 2**20
-
 
 class Factor(ABC):
     """J of some samples, ``(R, P)``, known by its products."""
@@ -200,20 +197,20 @@ class LayerFactor:
             signs = signs.view(self._n, -1)[some].flatten()
         return Rows(full[0] if whole else self._layout.join(full), signs)
 
-    def blocks(self) -> Iterator[Rows]:
-        """Write out J, a few samples at a time."""
+    def blocks(self, limit: int) -> Iterator[Rows]:
+        """Write out J, as many samples at a time as fit ``limit`` bytes, or one."""
         pulled = self._pulled[0]
         entries = pulled.shape[1] * self._layout.full_size
-        step = max(1, _BLOCK_BYTES // (entries * pulled.element_size()))
+        step = max(1, limit // (entries * pulled.element_size()))
         for start in range(0, self._n, step):
             yield self.rows(start, min(start + step, self._n))
 
-    def trace(self) -> float:
+    def trace(self, limit: int) -> float:
         """Return that of ``J' diag(s) J``; without rows for a map used once a sample."""
         pulled, x = self._pulled[0], self._inputs[0]
         once = len(self._sites) == 1 and pulled.shape[2] == pulled.shape[4] == 1
         if not once or self._layout.entries is not None:
-            return sum(_trace(rows) for rows in self.blocks())
+            return sum(_trace(rows) for rows in self.blocks(limit))
         lengths = pulled.square().sum((2, 3, 4), dtype=torch.float64)
         if self._signs is not None:
             lengths = lengths * self._signs.view_as(lengths)

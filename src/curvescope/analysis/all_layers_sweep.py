@@ -336,9 +336,9 @@ def loss_factor(evaluation: Evaluation) -> SignedFactor:
     return factor
 
 
-def chunks(problem: Problem, bytes_per_sample: float) -> Iterator[Batch]:
+def chunks(problem: Problem, bytes_per_sample: float, limit: int) -> Iterator[Batch]:
     """Yield the data in parts whose sweep fits the memory."""
-    most = max(2, int(CHUNK_BYTES // max(bytes_per_sample, 1.0)))
+    most = max(2, int(limit // max(bytes_per_sample, 1.0)))
     for batch in problem.batches():
         n = batch.num_samples
         count = math.ceil(n / most)
