@@ -1,10 +1,10 @@
 """The whole analysis: every part a result, each saved when done, resumable."""
 
 import contextlib
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, final
+from typing import Any, Unpack, final
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from curvescope._core.fingerprints import combine
 from curvescope._core.random import resolve_generator
 from curvescope.analysis.layers import layer_curvature
 from curvescope.curvature import GGN, FunctionalHessian, Hessian
+from curvescope.curvature.choices import Choices, ProductChoices
 from curvescope.curvature.matrices import CurvatureOperator
 from curvescope.distributed import SharedCheckpoint
 from curvescope.linalg import (
@@ -41,7 +42,7 @@ from curvescope.results import (
     load,
 )
 
-MATRICES: dict[str, Callable[[Problem], CurvatureOperator]] = {
+MATRICES: dict[str, type[CurvatureOperator]] = {
     "hessian": Hessian,
     "ggn": GGN,
     "functional": FunctionalHessian,
@@ -91,6 +92,7 @@ def analyze(
     eigenvectors: bool = False,
     folder: str | Path | None = None,
     generator: torch.Generator | None = None,
+    **choices: Unpack[Choices],
 ) -> dict[str, Result]:
     """Compute eigenpairs, density, trace, norm, effective dimension and layer table.
 
@@ -113,6 +115,8 @@ def analyze(
         eigenvectors: Whether the eigenpairs keep their vectors.
         folder: Where to save and resume.
         generator: Source of all randomness; a fixed seed if ``None``.
+        **choices: How products are computed, see `ProductChoices`. The layer table goes
+            its own ways.
 
     Returns:
         Results by name: the parts, and the density on a second, signed-log axis.
@@ -143,8 +147,9 @@ def analyze(
         z=z,
         eigenvectors=eigenvectors,
         generator=generator,
+        **choices,
     )
-    run = _Run(problem, MATRICES[matrix](problem), settings, folder)
+    run = _Run(problem, MATRICES[matrix](problem, **choices), settings, folder)
     for part in PARTS:
         if part in parts:
             run.add(part)
@@ -166,6 +171,7 @@ def check_settings(
     z: float | Sequence[float] | None,
     eigenvectors: bool,
     generator: torch.Generator | None,
+    **choices: Unpack[Choices],
 ) -> _Settings:
     """Check the arguments of `analyze`, before anything is computed or written.
 
@@ -173,6 +179,7 @@ def check_settings(
         ValueError: If one is out of range.
     """
     one_of("matrix", matrix, tuple(MATRICES))
+    ProductChoices(**choices)
     unknown = sorted(set(parts) - set(PARTS))
     if unknown:
         raise ValueError(message("parts", f"be among {', '.join(PARTS)}", unknown))

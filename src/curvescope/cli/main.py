@@ -236,7 +236,8 @@ def _print_plan(built: Built, arguments: dict[str, Any], out: Console) -> None:
     """Say what will be kept in memory, before anything is computed."""
     problem = built.problem
     free = available_memory(problem.device)
-    plan = MATRICES[arguments["matrix"]](problem).memory_plan()
+    choices = {name: arguments[name] for name in ("compile", "precision")}
+    plan = MATRICES[arguments["matrix"]](problem, **choices).memory_plan()
     # Four more for a product's parameters, input, output and gradients; and a backward
     # pass holds about as much as the graph that it goes through.
     vectors = peak_vectors(problem, arguments) + 4
@@ -270,4 +271,6 @@ def _arguments(command: Computing) -> dict[str, Any]:
         "num_steps": probes.num_steps,
         "z": dimension.z or None,
         "generator": torch.Generator().manual_seed(command.problem.seed),
+        "compile": command.products.compile,
+        "precision": command.products.precision,
     }

@@ -67,6 +67,16 @@ class ProblemOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ProductOptions:
+    """How products with the matrix are computed."""
+
+    compile: bool = False
+    """Compile products, checked against autograd: for long runs."""
+    precision: Literal["full", "bfloat16"] = "full"
+    """Of products; bfloat16 is faster, and the report says how wrong."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class EigenpairOptions:
     """Which eigenpairs, and how sure."""
 
@@ -105,6 +115,7 @@ class Analyze:
     """Everything: eigenpairs at both ends, density, trace, norm, N_eff, layers."""
 
     problem: OmitArgPrefixes[ProblemOptions]
+    products: OmitArgPrefixes[ProductOptions] = field(default_factory=ProductOptions)
     eigenpairs: OmitArgPrefixes[EigenpairOptions] = field(
         default_factory=EigenpairOptions
     )
@@ -121,6 +132,7 @@ class Spectrum:
     """Certified eigenpairs."""
 
     problem: OmitArgPrefixes[ProblemOptions]
+    products: OmitArgPrefixes[ProductOptions] = field(default_factory=ProductOptions)
     eigenpairs: OmitArgPrefixes[EigenpairOptions] = field(
         default_factory=EigenpairOptions
     )
@@ -131,6 +143,7 @@ class Density:
     """Spectral density with an error band."""
 
     problem: OmitArgPrefixes[ProblemOptions]
+    products: OmitArgPrefixes[ProductOptions] = field(default_factory=ProductOptions)
     probes: OmitArgPrefixes[ProbeOptions] = field(default_factory=ProbeOptions)
 
 
@@ -139,6 +152,7 @@ class EffDim:
     """Effective dimension as a curve over z, of a model or of a FILE.npz (its --help)."""
 
     problem: OmitArgPrefixes[ProblemOptions]
+    products: OmitArgPrefixes[ProductOptions] = field(default_factory=ProductOptions)
     probes: OmitArgPrefixes[ProbeOptions] = field(default_factory=ProbeOptions)
     dimension: OmitArgPrefixes[DimensionOptions] = field(
         default_factory=DimensionOptions
@@ -292,7 +306,13 @@ class RunExperiment:
     """Which experiment."""
 
 
-GROUPS = (ProblemOptions, EigenpairOptions, ProbeOptions, DimensionOptions)
+GROUPS = (
+    ProductOptions,
+    ProblemOptions,
+    EigenpairOptions,
+    ProbeOptions,
+    DimensionOptions,
+)
 Computing = Analyze | Spectrum | Density | EffDim
 Command = (
     Annotated[Analyze, tyro.conf.subcommand("analyze")]
