@@ -18,6 +18,7 @@ from curvescope.analysis import (
     layer_curvature,
     loss_surface,
     rank_report,
+    start_vectors,
     step_size,
     track,
 )
@@ -82,6 +83,7 @@ __all__ = [
     "showing_progress",
     "slq",
     "spectral_density",
+    "start_vectors",
     "step_size",
     "trace",
     "track",

@@ -17,6 +17,7 @@ from curvescope.analysis.spectra_files import (
     read_spectrum,
     write_spectrum,
 )
+from curvescope.analysis.start_vectors import start_vectors
 from curvescope.analysis.step_size import step_size
 from curvescope.analysis.tracking import Tracker, track
 from curvescope.analysis.tracking_schedule import log_spaced
@@ -39,6 +40,7 @@ __all__ = [
     "loss_surface",
     "rank_report",
     "read_spectrum",
+    "start_vectors",
     "step_size",
     "track",
     "write_spectrum",

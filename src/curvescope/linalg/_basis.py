@@ -149,7 +149,7 @@ class MovedBasis(Basis):
         if folder is None:
             self.Q = torch.empty(rows, n, dtype=dtype)
         else:
-            self.Q = _mapped(rows, n, dtype, folder)
+            self.Q = mapped_rows(rows, n, dtype, folder)
 
     def write(self, first: int, rows: Tensor) -> None:
         """Copy them over."""
@@ -237,7 +237,7 @@ class RoundedBasis(Basis):
         self.places = [i if i < first else -1 for i in self.places]
 
 
-def _mapped(rows: int, n: int, dtype: torch.dtype, folder: Path) -> Tensor:
+def mapped_rows(rows: int, n: int, dtype: torch.dtype, folder: Path) -> Tensor:
     """Return rows in a file of ``folder`` that is removed before it is used."""
     size = rows * n * dtype.itemsize
     free = shutil.disk_usage(folder).free

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,6 +10,10 @@ from torch import Tensor
 
 from curvescope._core.checkpoint import Checkpoint
 from curvescope._core.checks import describe, message, one_of, positive_int, real
+from curvescope._core.random import resolve_generator
+from curvescope.linalg._session import symmetric_operator
+from curvescope.linalg._wanted_error import quadrature_of_error, wanted_settings
+from curvescope.linalg._wasserstein import density_errors
 from curvescope.linalg.slq import (
     Quadrature,
     coarser,
@@ -17,6 +22,7 @@ from curvescope.linalg.slq import (
     sphere_degrees,
     sphere_mean,
 )
+from curvescope.linop.base import LinearOperator
 from curvescope.results import Provenance, SpectralDensity
 
 _GRID_POINTS = 512
@@ -30,11 +36,14 @@ _LOUD = 0.1
 def spectral_density(
     A: Any,
     *,
-    num_probes: int = 8,
-    num_steps: int = 64,
+    num_probes: int | None = None,
+    num_steps: int | None = None,
+    error: float | None = None,
+    max_matvecs: int | None = None,
     grid: Tensor | None = None,
     width: float | None = None,
     axis: str = "linear",
+    basis: str | Path = "device",
     checkpoint: Checkpoint | None = None,
     generator: torch.Generator | None = None,
 ) -> SpectralDensity:
@@ -46,14 +55,27 @@ def spectral_density(
     with ``u(x) = x`` or ``asinh(x / linear_threshold)``. The standard error is that of
     this smoothed density, from the probes; what too few steps leave is stated apart.
 
+    Probes and steps are given, or follow from the ``error`` that is wanted: of the nodes,
+    which is an area between two CDFs over the range of the spectrum,
+
+    .. math:: \frac{1}{\lambda_{\max} - \lambda_{\min}}
+        \int |\hat F(x) - F(x)| \, dx \le \mathrm{error}
+
+    with a probability of about 95 %. Two probes go on while more steps save probes; then
+    come as many probes as the rest of the error needs.
+
     Args:
         A: Symmetric operator, or anything `aslinearoperator` takes.
-        num_probes: Random vectors, multiplied as one block; at least 2, or ``n``.
-        num_steps: Lanczos steps of each.
+        num_probes: Random vectors, multiplied as one block; at least 2, or ``n``; 8 by
+            default.
+        num_steps: Lanczos steps of each; 64 by default.
+        error: What is wanted instead of numbers of probes and steps.
+        max_matvecs: Products to spend on it at most, 10000 by default.
         grid: Eigenvalues at which to give the density, ascending; 512 by default.
         width: Standard deviation of the kernel in the axis' coordinate; by default
             the range of the nodes in that coordinate over ``num_steps``.
         axis: ``"linear"``, or ``"signed-log"`` to see many orders of magnitude.
+        basis: Where the bases lie, as for `slq`.
         checkpoint: Where to save after block products, and to resume from.
         generator: Source of the probes; a fresh one with a fixed seed if ``None``.
 
@@ -65,7 +87,8 @@ def spectral_density(
         ValueError: If ``A`` is not symmetric or an argument is out of range.
 
     Cost:
-        ``num_probes * num_steps`` products in ``num_steps`` blocks.
+        ``num_probes * num_steps`` products in ``num_steps`` blocks; with ``error`` of a
+        hundredth or so of a network's range, tens.
 
     Example:
         >>> density = spectral_density(torch.diag(torch.arange(100.0)))
@@ -77,16 +100,55 @@ def spectral_density(
         arXiv:1901.10159.
     """
     one_of("axis", axis, ("linear", "signed-log"))
-    minimum = 2
-    positive_int("num_probes", num_probes, minimum=minimum)
-    quadrature = slq(
-        A,
-        num_probes=num_probes,
-        num_steps=num_steps,
+    if error is not None:
+        quadrature = _of_error(
+            symmetric_operator(A),
+            *wanted_settings(
+                error, max_matvecs, num_probes=num_probes, num_steps=num_steps
+            ),
+            basis=basis,
+            checkpoint=checkpoint,
+            generator=resolve_generator(generator),
+        )
+    else:
+        quadrature = slq(
+            A,
+            num_probes=positive_int(
+                "num_probes", 8 if num_probes is None else num_probes, minimum=2
+            ),
+            num_steps=64 if num_steps is None else num_steps,
+            basis=basis,
+            checkpoint=checkpoint,
+            generator=generator,
+        )
+    return density_from_nodes(quadrature, grid=grid, width=width, axis=axis)
+
+
+def _of_error(
+    operator: LinearOperator,
+    error: float,
+    max_matvecs: int,
+    *,
+    basis: str | Path,
+    checkpoint: Checkpoint | None,
+    generator: torch.Generator,
+) -> Quadrature:
+    n = operator.shape[0]
+
+    def judge(nodes: Tensor, weights: Tensor) -> tuple[float, float]:
+        errors = density_errors(nodes, weights, n)
+        return errors.probes, errors.steps
+
+    return quadrature_of_error(
+        operator,
+        error=error,
+        max_matvecs=max_matvecs,
+        judge=judge,
+        name="spectral density",
+        basis=basis,
         checkpoint=checkpoint,
         generator=generator,
     )
-    return density_from_nodes(quadrature, grid=grid, width=width, axis=axis)
 
 
 def density_from_nodes(
@@ -157,6 +219,7 @@ def density_from_nodes(
         before, _ = _smooth(v, weights_before, x, width, source.dimension, exact=exact)
         change = float((density - before).abs().max())
     notes = source.notes
+    errors = density_errors(nodes, weights, source.dimension)
     if change > _LOUD * float(density.max()):
         text = (
             f"the last steps still changed the density by {change:.2g}, of a maximum of "
@@ -178,6 +241,8 @@ def density_from_nodes(
         width=width,
         dimension=source.dimension,
         quadrature_error=change,
+        probe_distance=0.0 if exact else errors.probes,
+        step_distance=0.0 if exact else errors.steps,
         degrees_of_freedom=math.inf if exact else sphere_degrees(nodes.shape[0]),
     )
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from curvescope._core.checks import describe, message, one_of, positive_int, real
 from curvescope._core.errors import AccuracyWarning
+from curvescope._core.random import resolve_generator
 from curvescope.linalg._dimension_quadrature import (
     below_zero,
     check_z,
@@ -17,6 +18,7 @@ from curvescope.linalg._dimension_quadrature import (
     dimension_terms,
 )
 from curvescope.linalg._session import symmetric_operator
+from curvescope.linalg._wanted_error import quadrature_of_error, wanted_settings
 from curvescope.linalg.dimension_bounds import dimension_bounds, with_bounds
 from curvescope.linalg.eigsh import eigsh
 from curvescope.linalg.rank import singular_values
@@ -37,6 +39,7 @@ from curvescope.results import (
     Estimate,
     Provenance,
     SpectralDensity,
+    student_t_quantile,
 )
 
 _EXACT_BELOW = 512
@@ -51,8 +54,10 @@ def effective_dimension(
     z: float | Tensor | list[float],
     method: str = "auto",
     negative: str = "clip",
-    num_probes: int = 10,
-    num_steps: int = 64,
+    num_probes: int | None = None,
+    num_steps: int | None = None,
+    error: float | None = None,
+    max_matvecs: int | None = None,
     top: int = 0,
     dimension: int | None = None,
     generator: torch.Generator | None = None,
@@ -75,8 +80,11 @@ def effective_dimension(
             (eigenvalues or pairs), or ``"auto"``: exact up to ``n = 512``, then SLQ.
         negative: What happens to negative eigenvalues: ``"clip"`` sets them to 0,
             ``"abs"`` takes absolute values, ``"keep"`` leaves the formula as it is.
-        num_probes: Probes of SLQ.
-        num_steps: Steps of SLQ.
+        num_probes: Probes of SLQ, 10 by default.
+        num_steps: Steps of SLQ, 64 by default.
+        error: What is wanted of SLQ instead: half the width of the 95 % band, relative to
+            the value, at every ``z``.
+        max_matvecs: Products to spend on that at most, 10000 by default.
         top: Eigenpairs that are computed beside, for bounds to check the value by; see
             `dimension_bounds`.
         dimension: Number of all eigenvalues, where ``A`` is a vector of some.
@@ -125,13 +133,58 @@ def effective_dimension(
         return _from_factor(aslinearoperator(A), z, negative)
     operator = symmetric_operator(A)
     n = operator.shape[0]
+    if error is not None:
+        wanted = wanted_settings(
+            error, max_matvecs, num_probes=num_probes, num_steps=num_steps
+        )
+    num_probes, num_steps = num_probes or 10, num_steps or 64
     if method == "exact" or (method == "auto" and n <= _EXACT_BELOW):
-        num_probes = n
-    quadrature = slq(
-        operator, num_probes=num_probes, num_steps=num_steps, generator=generator
-    )
+        quadrature = slq(operator, num_probes=n, num_steps=n)
+    elif error is not None:
+        quadrature = _of_error(operator, z, negative, *wanted, generator)
+    else:
+        quadrature = slq(
+            operator, num_probes=num_probes, num_steps=num_steps, generator=generator
+        )
     curve = dimension_from_quadrature(quadrature, z, negative)
     return _bounded(operator, curve, top, generator) if top else curve
+
+
+def _of_error(
+    operator: LinearOperator,
+    z: float | Tensor | list[float],
+    negative: str,
+    error: float,
+    max_matvecs: int,
+    generator: torch.Generator | None,
+) -> Quadrature:
+    """Return nodes that give the curve with the wanted error."""
+    n = operator.shape[0]
+    places = check_z(z)
+    settings = {"positive_semidefinite": operator.positive_semidefinite}
+
+    def judge(nodes: Tensor, weights: Tensor) -> tuple[float, float]:
+        source = Quadrature(
+            settings=settings, nodes=nodes, weights=weights, dimension=n
+        )
+        curve = dimension_from_quadrature(source, places, negative)
+        size = curve.values.abs().clamp_min(1e-300)
+        quantile = student_t_quantile(0.975, curve.degrees_of_freedom)
+        steps = torch.zeros_like(size)
+        if curve.quadrature_errors is not None:
+            steps = curve.quadrature_errors / size
+        probes = quantile * curve.standard_errors / size
+        return float(probes.max()), float(steps.max())
+
+    return quadrature_of_error(
+        operator,
+        error=error,
+        max_matvecs=max_matvecs,
+        judge=judge,
+        name="effective dimension",
+        independent=not operator.positive_semidefinite,
+        generator=resolve_generator(generator),
+    )
 
 
 def effective_dimension_from_density(

@@ -2,21 +2,19 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from curvescope._core import memory
 from curvescope._core.checkpoint import Checkpoint
-from curvescope._core.checks import message, positive_int
-from curvescope._core.random import gaussian, resolve_generator
-from curvescope.linalg._products import row_products
+from curvescope._core.checks import positive_int
+from curvescope._core.random import resolve_generator
+from curvescope.linalg._basis import basis_folder
+from curvescope.linalg._lockstep import Lockstep
 from curvescope.linalg._session import Session, symmetric_operator
 from curvescope.results import Result
-
-_BREAKDOWN_EPS = 20.0
-_MEMORY_SHARE = 0.6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +45,7 @@ def slq(
     *,
     num_probes: int,
     num_steps: int,
+    basis: str | Path = "device",
     checkpoint: Checkpoint | None = None,
     generator: torch.Generator | None = None,
 ) -> Quadrature:
@@ -62,6 +61,9 @@ def slq(
         A: Symmetric operator, or anything `aslinearoperator` takes.
         num_probes: Probes; if at least ``n``, the matrix is diagonalised instead.
         num_steps: Lanczos steps of each; more than ``n`` are cut to ``n``.
+        basis: Where the bases lie: ``"device"``; ``"bfloat16"``, half of float32's
+            memory, which costs these sums nothing that is measurable; ``"cpu"`` or
+            ``"disk"``, or a folder for a file that is gone when the call ends.
         checkpoint: Where to save after block products, and to resume from.
         generator: Source of the probes; a fresh one with a fixed seed if ``None``.
 
@@ -87,10 +89,12 @@ def slq(
     n = operator.shape[0]
     num_probes = positive_int("num_probes", num_probes)
     steps = min(positive_int("num_steps", num_steps), n)
+    basis_folder(basis)
     generator = resolve_generator(generator)
     settings: dict[str, Any] = {
         "num_probes": num_probes,
         "num_steps": num_steps,
+        "basis": "disk" if isinstance(basis, Path) else basis,
         "seed": generator.initial_seed(),
     }
     if operator.positive_semidefinite:
@@ -98,17 +102,12 @@ def slq(
     total = n if num_probes >= n else num_probes * steps
     with Session(operator, "quadrature", total=total) as session:
         if num_probes >= n:
-            D = session.dense()
-            values = torch.linalg.eigvalsh((D + D.T) / 2)
-            nodes, weights = (
-                values[None],
-                torch.full((1, n), 1.0 / n, dtype=torch.float64),
-            )
+            nodes, weights = dense_quadrature(session)
             notes = []
             settings = {"method": f"dense: all n = {n} columns"}
         else:
-            run = _Lockstep(session, num_probes, steps, generator, checkpoint)
-            nodes, weights = _quadratures(*run.coefficients())
+            run = Lockstep(session, steps, generator, checkpoint, basis=basis)
+            nodes, weights = quadratures(*run.coefficients(num_probes))
             notes = run.notes
         cost = session.cost()
         scale = session.scale or 1.0
@@ -124,154 +123,15 @@ def slq(
     )
 
 
-class _Lockstep:
-    """Lanczos on several probes at once, in groups that fit into memory."""
-
-    def __init__(
-        self,
-        session: Session,
-        num_probes: int,
-        num_steps: int,
-        generator: torch.Generator,
-        checkpoint: Checkpoint | None,
-    ) -> None:
-        self.session, self.generator = session, generator
-        self.num_probes, self.num_steps = num_probes, num_steps
-        self.checkpoint = checkpoint
-        self.eps = torch.finfo(session.dtype).eps
-        self.notes: list[str] = []
-        self.group = self._group_size()
-        self.done = torch.zeros(0, 2 * num_steps, dtype=torch.float64)
-        self.step = 0
-        self.current = torch.zeros(0)
-
-    def _group_size(self) -> int:
-        room = _MEMORY_SHARE * memory.available_memory(self.session.device)
-        vectors = int(room // (self.session.n * self.session.dtype.itemsize))
-        fits = vectors // (self.num_steps + 4)
-        if fits == 0:
-            remedy = "Use fewer steps, or a smaller part of the parameters."
-            needed = (self.num_steps + 4) * self.session.n * self.session.dtype.itemsize
-            got = f"{self.num_steps} ({memory.format_bytes(needed)} a probe)"
-            contract = f"let one probe's basis fit into {memory.format_bytes(room)}"
-            raise ValueError(message("num_steps", contract, got, remedy))
-        if fits < self.num_probes:
-            self.notes.append(
-                f"probes went in groups of {fits}: all bases together exceed the memory"
-            )
-        return min(fits, self.num_probes)
-
-    def coefficients(self) -> tuple[Tensor, Tensor]:
-        """Return diagonals and off-diagonals, shape ``(num_probes, num_steps)``."""
-        resumed = self._resume()
-        while self.done.shape[0] < self.num_probes:
-            if not resumed:
-                self._begin_group()
-            resumed = False
-            self._run_group()
-            self.done = torch.cat([self.done, self.current.cpu()])
-            self.step = 0
-        return self.done[:, : self.num_steps], self.done[:, self.num_steps :]
-
-    def _begin_group(self) -> None:
-        session = self.session
-        p = min(self.group, self.num_probes - self.done.shape[0])
-        shape = (p, session.n)
-        V = gaussian(shape, self.generator, dtype=session.dtype, device=session.device)
-        norms = torch.linalg.vector_norm(V, dim=1, keepdim=True, dtype=torch.float64)
-        self._allocate(p)
-        self.Q[:, 0] = V / norms.to(V.dtype)
-
-    def _allocate(self, p: int) -> None:
-        session = self.session
-        self.Q = torch.empty(
-            p, self.num_steps, session.n, dtype=session.dtype, device=session.device
-        )
-        self.current = torch.zeros(
-            p, 2 * self.num_steps, dtype=torch.float64, device=session.device
-        )
-
-    def _run_group(self) -> None:
-        cpu = self.session.device.type == "cpu"
-        while self.step < self.num_steps:
-            alive = self._advance()
-            self.step += 1
-            # A probe whose space has ended has a zero vector from then on.
-            if (cpu or self.step % 8 == 0) and not bool(alive.any()):
-                break
-            self._save()
-        self.step = self.num_steps
-
-    def _advance(self) -> Tensor:
-        """Multiply the newest vector of each probe, and extend the bases."""
-        j, steps = self.step, self.num_steps
-        W = self.session.product(self.Q[:, j].T).T.contiguous()
-        size = torch.linalg.vector_norm(W, dim=1, dtype=torch.float64)
-        Q = self.Q[:, : j + 1]
-        total = torch.zeros(W.shape[0], j + 1, dtype=torch.float64, device=W.device)
-        for _ in range(2):
-            C = row_products(Q, W[:, None])
-            W = torch.baddbmm(W[:, None], C.mT.to(W.dtype), Q, alpha=-1.0)[:, 0]
-            total += C[:, :, 0]
-        beta = torch.linalg.vector_norm(W, dim=1, dtype=torch.float64)
-        self.current[:, j] = total[:, j]
-        norm = torch.maximum(size, self.current[:, :steps].abs().amax(dim=1))
-        alive = beta > _BREAKDOWN_EPS * self.eps * norm
-        beta = torch.where(alive, beta, torch.zeros_like(beta))
-        self.current[:, steps + j] = beta
-        if j + 1 < steps:
-            inverse = torch.where(alive, 1.0 / beta, torch.zeros_like(beta))
-            self.Q[:, j + 1] = W * inverse.to(W.dtype)[:, None]
-        return alive
-
-    def _identity(self) -> str:
-        s = self.session
-        return f"slq {self.num_probes} {self.num_steps} {self.group} {s.n} {s.dtype} {s.fingerprint}"
-
-    def _save(self) -> None:
-        if self.checkpoint is None or not self.checkpoint.due():
-            return
-        session, first = self.session, self.done.shape[0]
-        state = {
-            "identity": self._identity(),
-            "step": self.step,
-            "group": self.current.shape[0],
-            "num_matvecs": session.num_matvecs,
-            "num_data_passes": session.num_data_passes,
-            "scale": session.scale,
-            "seconds": session.seconds(),
-        }
-        small = {
-            "done": self.done,
-            "current": self.current,
-            "generator": self.generator.get_state(),
-        }
-        last = min(self.step + 1, self.num_steps)
-        rows = {f"probe-{first}-step-{j}": self.Q[:, j] for j in range(last)}
-        self.checkpoint.save(state, small, appended=rows)
-
-    def _resume(self) -> bool:
-        saved = self.checkpoint.load() if self.checkpoint is not None else None
-        if saved is None or saved[0].get("identity") != self._identity():
-            return False
-        state, tensors = saved
-        self.step = state["step"]
-        self.done = tensors["done"]
-        self._allocate(state["group"])
-        self.current.copy_(tensors["current"])
-        self.generator.set_state(tensors["generator"])
-        first = self.done.shape[0]
-        for j in range(min(self.step + 1, self.num_steps)):
-            self.Q[:, j] = tensors.pop(f"probe-{first}-step-{j}")
-        session = self.session
-        session.num_matvecs = state["num_matvecs"]
-        session.num_data_passes = state["num_data_passes"]
-        session.scale = state["scale"]
-        session.earlier_seconds = state["seconds"]
-        return True
+def dense_quadrature(session: Session) -> tuple[Tensor, Tensor]:
+    """Return all eigenvalues as nodes, by products with the identity."""
+    D = session.dense()
+    values = torch.linalg.eigvalsh((D + D.T) / 2)
+    shares = torch.full((1, session.n), 1.0 / session.n, dtype=torch.float64)
+    return values[None], shares
 
 
-def _quadratures(diagonal: Tensor, off_diagonal: Tensor) -> tuple[Tensor, Tensor]:
+def quadratures(diagonal: Tensor, off_diagonal: Tensor) -> tuple[Tensor, Tensor]:
     """Return nodes and weights; a row ends where its off-diagonal is first 0."""
     p, steps = diagonal.shape
     ended = (off_diagonal == 0.0)[:, : steps - 1].int().cumsum(dim=1)
@@ -301,7 +161,7 @@ def each_coarser(
     """Yield the quadratures of several fewer steps: leading parts of one matrix."""
     diagonal, off_diagonal = _tridiagonals(nodes, weights, max(counts))
     for count in counts:
-        yield _quadratures(diagonal[:, :count], off_diagonal[:, :count])
+        yield quadratures(diagonal[:, :count], off_diagonal[:, :count])
 
 
 def from_below(nodes: Tensor, weights: Tensor, floor: float) -> tuple[Tensor, Tensor]:
@@ -331,7 +191,7 @@ def from_below(nodes: Tensor, weights: Tensor, floor: float) -> tuple[Tensor, Te
         moved = torch.where(last == j, moved, diagonal[:, j])
         pivot = (diagonal[:, j] - floor - before).clamp_min(least)
         diagonal[:, j] = moved
-    found, shares = _quadratures(diagonal, off_diagonal)
+    found, shares = quadratures(diagonal, off_diagonal)
     ended = torch.isnan(nodes).any(dim=1, keepdim=True)
     return torch.where(ended, nodes, found), torch.where(ended, weights, shares)
 

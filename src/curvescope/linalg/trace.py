@@ -1,6 +1,7 @@
 """Trace, diagonal and Frobenius norm from random probes, with honest errors."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -8,19 +9,28 @@ from torch import Tensor
 
 from curvescope._core.checks import message, one_of, positive_int
 from curvescope._core.random import gaussian, rademacher, resolve_generator
-from curvescope.linalg._products import float64_gram, row_products
+from curvescope.linalg._products import float64_gram
 from curvescope.linalg._session import Session, square_operator
+from curvescope.linalg._wanted_error import (
+    next_count,
+    relative_half_width,
+    wanted_settings,
+)
+from curvescope.linalg._xtrace import XTrace, columns_dot, without
 from curvescope.linop.convert import aslinearoperator
 from curvescope.results import Estimate, VectorEstimate
 
 _FEW = 8
+_FIRST_PROBES = 6
 
 
 def trace(
     A: Any,
     *,
     method: str = "xtrace",
-    num_matvecs: int = 100,
+    num_matvecs: int | None = None,
+    error: float | None = None,
+    max_matvecs: int | None = None,
     generator: torch.Generator | None = None,
 ) -> Estimate:
     r"""Estimate the trace.
@@ -37,7 +47,11 @@ def trace(
         A: Square operator, or anything `aslinearoperator` takes; symmetric for
             ``"xtrace"`` and ``"hutch++"``.
         method: The method.
-        num_matvecs: Products to spend; if at least ``n``, the trace is exact.
+        num_matvecs: Products to spend, 100 by default; if at least ``n``, the trace is
+            exact.
+        error: What is wanted instead: half the width of the 95 % interval, relative to
+            the value. Where the trace nearly vanishes, that takes many products.
+        max_matvecs: Products to spend on that at most, 10000 by default.
         generator: Source of the probes; a fresh one with a fixed seed if ``None``.
 
     Returns:
@@ -62,38 +76,111 @@ def trace(
     operator = square_operator(A)
     n = operator.shape[0]
     least = {"xtrace": 8, "hutch++": 12, "hutchinson": 4}[method]
-    num_matvecs = positive_int("num_matvecs", num_matvecs)
-    if num_matvecs < n:
-        positive_int("num_matvecs", num_matvecs, minimum=least)
+    settings: dict[str, Any] = {"method": method}
+    if error is None:
+        count = 100 if num_matvecs is None else positive_int("num_matvecs", num_matvecs)
+        if count < n:
+            positive_int("num_matvecs", count, minimum=least)
+        settings["num_matvecs"] = limit = count
+    else:
+        error, limit = wanted_settings(error, max_matvecs, num_matvecs=num_matvecs)
+        settings |= {"error": error, "max_matvecs": limit}
+        positive_int("max_matvecs", limit, minimum=least)
+        if method == "hutch++":
+            remedy = 'Use `method="xtrace"`, to which probes can come.'
+            raise ValueError(message("method", "take an error", method, remedy))
     if method != "hutchinson" and not operator.symmetric:
         remedy = 'Use `method="hutchinson"`.'
         raise ValueError(message("A", f"be symmetric for {method}", operator, remedy))
     generator = resolve_generator(generator)
-    seed = generator.initial_seed()
-    with Session(operator, "trace", total=min(num_matvecs, n)) as session:
-        if num_matvecs >= n:
-            value, error, samples = float(session.dense().trace()), 0.0, None
-            method = "exact"
-        elif method == "hutchinson":
-            value, error, samples = _hutchinson(session, None, num_matvecs, generator)
-        elif method == "hutch++":
-            value, error, samples = _hutch_plus(session, num_matvecs // 3, generator)
+    settings["seed"] = generator.initial_seed()
+    total = None if error is not None else min(limit, n)
+    with Session(operator, "trace", total=total) as session:
+        if n <= (least if error is not None else limit):
+            found: _Found | None = None
+        elif error is not None:
+            found = _until(session, method, error, limit, generator)
         else:
-            value, error, samples = _xtrace(session, num_matvecs // 2, generator)
-        cost = session.cost()
-        scale = session.scale or 1.0
+            found = _of_count(session, method, limit, generator)
+        if found is None:
+            value, deviation, samples = float(session.dense().trace()), 0.0, None
+            method = "exact"
+        else:
+            value, deviation, samples = found
+        cost, scale = session.cost(), session.scale or 1.0
     degrees = math.inf if samples is None else _degrees(method, len(samples))
-    return Estimate(
+    result = Estimate(
         of=operator.info,
         cost=cost,
-        settings={"method": method, "num_matvecs": num_matvecs, "seed": seed},
+        settings=settings,
         quantity="trace",
         value=value * scale,
-        standard_error=error * scale,
+        standard_error=deviation * scale,
         degrees_of_freedom=degrees,
         method=method,
         samples=None if samples is None else samples * scale,
     )
+    return said_if_missed(result, error)
+
+
+def _of_count(
+    session: Session, method: str, num_matvecs: int, generator: torch.Generator
+) -> "_Found":
+    """Spend a given number of products."""
+    if method == "hutch++":
+        return _hutch_plus(session, num_matvecs // 3, generator)
+    run: _Hutchinson | XTrace
+    if method == "hutchinson":
+        run = _Hutchinson(session, generator)
+        run.add(num_matvecs)
+    else:
+        run = XTrace(session, generator)
+        run.add(num_matvecs // 2)
+    return run.estimate()
+
+
+def _until(
+    session: Session,
+    method: str,
+    error: float,
+    limit: int,
+    generator: torch.Generator,
+) -> "_Found | None":
+    """Add probes until the interval is narrow; ``None`` where all columns are cheaper."""
+    run: _Hutchinson | XTrace
+    run = (XTrace if method == "xtrace" else _Hutchinson)(session, generator)
+    each = 2 if method == "xtrace" else 1
+    count = min(_FIRST_PROBES, limit // each)
+    while True:
+        run.add(count)
+        value, deviation, samples = run.estimate()
+        degrees = _degrees(method, len(samples))
+        half = relative_half_width(value, deviation, degrees)
+        left = (limit - session.num_matvecs) // each
+        if half <= error or run.complete or left < 1:
+            return value, deviation, samples
+        count = min(next_count(len(samples), half, error), left)
+        missing = each * count
+        if missing >= session.n <= limit - session.num_matvecs:
+            return None
+        session.expect(session.num_matvecs + missing)
+
+
+def said_if_missed(result: Estimate, error: float | None) -> Estimate:
+    """Note that an interval is wider than was wanted, if it is."""
+    if error is None or result.standard_error == 0.0:
+        return result
+    half = relative_half_width(
+        result.value, result.standard_error, result.degrees_of_freedom
+    )
+    if half <= error:
+        return result
+    text = (
+        f"the 95 % interval reaches {half:.2g} of the value to both sides, not "
+        f"{error:g}: {result.cost.num_matvecs} of at most "
+        f"{result.settings['max_matvecs']} products were made"
+    )
+    return replace(result, notes=(*result.notes, text))
 
 
 _Found = tuple[float, float, Tensor]
@@ -109,104 +196,70 @@ def _degrees(method: str, m: int) -> float:
     return {"hutchinson": 2.0 * m, "hutch++": few, "xtrace": m / 2.0}[method]
 
 
-def _hutchinson(
-    session: Session,
-    Q: Tensor | None,
-    num_probes: int,
-    generator: torch.Generator,
-) -> _Found:
-    """Return mean, standard error and samples of ``z'Az`` for signs ``z``.
+class _Hutchinson:
+    """Mean, standard error and samples of ``z'Az`` for signs ``z``, to which more come.
 
     ``Q`` (columns) is projected out. The variance ``2 (||A||_F^2 - sum a_ii^2)`` of one
     sample is estimated without bias from the same products, and the larger of it and
     the samples' spread is used: a few samples of a sum that one outlier dominates have
     a spread that is too small just when their mean is.
     """
-    n, width = session.n, min(num_probes, session.A.block_size)
-    samples, squares = [], 0.0
-    total = torch.zeros(n, dtype=session.dtype, device=session.device)
-    diagonal_squares = 0.0
-    for start in range(0, num_probes, width):
-        shape = (n, min(width, num_probes - start))
-        Z = rademacher(shape, generator, dtype=session.dtype, device=session.device)
-        if Q is None:
-            W = session.product(Z)
-        else:
-            W = _without(Q, session.product(_without(Q, Z)))
-        products = Z * W
-        samples.append(products.sum(dim=0, dtype=torch.float64).cpu())
-        squares += float(W.square().sum(dtype=torch.float64))
-        total += products.sum(dim=1)
-        diagonal_squares += float(products.square().sum(dtype=torch.float64))
-    sample = torch.cat(samples)
-    m = len(sample)
-    cross = float(total.square().sum(dtype=torch.float64)) - diagonal_squares
-    exact_part = cross / (m * (m - 1)) if session.A.symmetric else 0.0
-    theory = 2.0 * (squares / m - exact_part)
-    if not session.A.symmetric:
-        theory = 0.0
-    variance = float(sample.var())
-    # With many samples and a flat remainder the spread itself is good enough.
-    if Q is None or m < _FEW:
-        variance = max(variance, theory)
-    return float(sample.mean()), math.sqrt(variance / m), sample
 
+    complete = False
 
-def _without(Q: Tensor, V: Tensor) -> Tensor:
-    """Return ``(I - Q Q') V``."""
-    return V - Q @ row_products(Q.T, V.T).to(V.dtype)
+    def __init__(
+        self, session: Session, generator: torch.Generator, Q: Tensor | None = None
+    ) -> None:
+        self.session, self.generator, self.Q = session, generator, Q
+        self.samples: list[Tensor] = []
+        self.squares = self.diagonal_squares = 0.0
+        self.total = torch.zeros(session.n, dtype=session.dtype, device=session.device)
+
+    def add(self, count: int) -> None:
+        """Draw ``count`` probes more, for as many products."""
+        session, Q = self.session, self.Q
+        width = min(count, session.A.block_size)
+        for start in range(0, count, width):
+            Z = rademacher(
+                (session.n, min(width, count - start)),
+                self.generator,
+                dtype=session.dtype,
+                device=session.device,
+            )
+            if Q is None:
+                W = session.product(Z)
+            else:
+                W = without(Q, session.product(without(Q, Z)))
+            products = Z * W
+            self.samples.append(products.sum(dim=0, dtype=torch.float64).cpu())
+            self.squares += float(W.square().sum(dtype=torch.float64))
+            self.total += products.sum(dim=1)
+            square = products.square().sum(dtype=torch.float64)
+            self.diagonal_squares += float(square)
+
+    def estimate(self) -> "_Found":
+        """Return value, standard error and samples."""
+        sample = torch.cat(self.samples)
+        m, symmetric = len(sample), self.session.A.symmetric
+        whole = float(self.total.square().sum(dtype=torch.float64))
+        exact_part = (whole - self.diagonal_squares) / (m * (m - 1))
+        theory = 2.0 * (self.squares / m - exact_part) if symmetric else 0.0
+        variance = float(sample.var())
+        # With many samples and a flat remainder the spread itself is good enough.
+        if self.Q is None or m < _FEW:
+            variance = max(variance, theory)
+        return float(sample.mean()), math.sqrt(variance / m), sample
 
 
 def _hutch_plus(session: Session, m: int, generator: torch.Generator) -> _Found:
     shape = (session.n, m)
     S = rademacher(shape, generator, dtype=session.dtype, device=session.device)
     Q = torch.linalg.qr(session.product(S)).Q
-    captured = float(_columns_dot(Q, session.product(Q)).sum())
-    value, error, samples = _hutchinson(session, Q, m, generator)
+    captured = float(columns_dot(Q, session.product(Q)).sum())
+    rest = _Hutchinson(session, generator, Q)
+    rest.add(m)
+    value, error, samples = rest.estimate()
     return captured + value, error, captured + samples
-
-
-def _columns_dot(X: Tensor, Y: Tensor) -> Tensor:
-    return (X * Y).sum(dim=0, dtype=torch.float64).cpu()
-
-
-def _xtrace(session: Session, m: int, generator: torch.Generator) -> _Found:
-    """Return the XTrace estimate (Epperly et al., section 2.1, with resphering)."""
-    n = session.n
-    shape = (n, m)
-    Omega = gaussian(shape, generator, dtype=session.dtype, device=session.device)
-    norms = torch.linalg.vector_norm(Omega, dim=0)
-    Omega = Omega * (math.sqrt(n) / norms)
-    Y = session.product(Omega)
-    Q = torch.linalg.qr(Y).Q
-    R = float64_gram(Q.T, Y.T)
-    U, sizes, _ = torch.linalg.svd(R)
-    eps = torch.finfo(session.dtype).eps
-    rank = int((sizes > 10.0 * eps * math.sqrt(m) * sizes[0]).sum())
-    if rank < m:
-        # The probes already span the range: nothing is left out in turn.
-        Q = Q @ U[:, :rank].to(Q)
-        R = U[:, :rank].T @ R
-        left_out = torch.zeros(rank, m, dtype=torch.float64)
-    else:
-        left_out = torch.linalg.inv(R).T
-        left_out = left_out / torch.linalg.vector_norm(left_out, dim=0)
-    H = torch.zeros(0, 0, dtype=torch.float64)
-    if rank:
-        H = float64_gram(Q.T, session.product(Q).T)
-    W = float64_gram(Q.T, Omega.T)
-    X = W - left_out * (left_out * W).sum(dim=0)
-    captured = H.trace() - (left_out * (H @ left_out)).sum(dim=0)
-    rest = _columns_dot(Omega, Y) - 2.0 * (X * R).sum(dim=0) + (X * (H @ X)).sum(dim=0)
-    kept = rank - (1 if rank == m else 0)
-    length = (n - X.square().sum(dim=0)).clamp_min(1e-12 * n)
-    samples = captured + rest * (n - kept) / length
-    # Leaving one out of m makes correlated samples, whose spread over sqrt(m) is too
-    # small. Measured over five kinds of spectra, n = 100 and 300, m = 4 to 45: by 1.0
-    # to 1.35, and more as m comes near n.
-    inflation = 1.2 / math.sqrt(1.0 - m / n)
-    error = inflation * float(samples.std()) / math.sqrt(m)
-    return float(samples.mean()), error, samples
 
 
 def diagonal(
@@ -290,7 +343,12 @@ def _sampled_diagonal(
 
 
 def frobenius_norm(
-    A: Any, *, num_probes: int = 32, generator: torch.Generator | None = None
+    A: Any,
+    *,
+    num_probes: int | None = None,
+    error: float | None = None,
+    max_matvecs: int | None = None,
+    generator: torch.Generator | None = None,
 ) -> Estimate:
     r"""Estimate the Frobenius norm; its square is estimated without bias.
 
@@ -302,7 +360,11 @@ def frobenius_norm(
 
     Args:
         A: Operator, also rectangular, or anything `aslinearoperator` takes.
-        num_probes: Gaussian probes, at least 2; if at least ``n``, the norm is exact.
+        num_probes: Gaussian probes, at least 2, 32 by default; if at least ``n``, the
+            norm is exact.
+        error: What is wanted instead: half the width of the 95 % interval, relative to
+            the value.
+        max_matvecs: Products to spend on that at most, 10000 by default.
         generator: Source of the probes; a fresh one with a fixed seed if ``None``.
 
     Returns:
@@ -323,37 +385,69 @@ def frobenius_norm(
     """
     operator = aslinearoperator(A)
     n = operator.shape[1]
-    num_probes = positive_int("num_probes", num_probes, minimum=min(2, n))
+    settings: dict[str, Any] = {}
+    if error is None:
+        count = 32 if num_probes is None else num_probes
+        count = positive_int("num_probes", count, minimum=min(2, n))
+        settings["num_probes"] = limit = count
+    else:
+        error, limit = wanted_settings(error, max_matvecs, num_probes=num_probes)
+        settings |= {"error": error, "max_matvecs": limit}
+        count = min(_FIRST_PROBES, limit)
     generator = resolve_generator(generator)
-    seed = generator.initial_seed()
+    settings["seed"] = generator.initial_seed()
     degrees, samples = math.inf, None
-    with Session(operator, "Frobenius norm", total=min(num_probes, n)) as session:
-        if num_probes >= n:
-            value, error, method = float(session.dense().norm()), 0.0, "exact"
-        else:
-            shape = (n, num_probes)
-            Z = gaussian(shape, generator, dtype=session.dtype, device=session.device)
-            W = session.product(Z).T.contiguous()
-            gram = float64_gram(W, W)
-            samples = gram.diagonal().clone()
-            value = math.sqrt(float(samples.mean()))
-            mixed = float(gram.square().sum() - samples.square().sum())
-            theory = 2.0 * mixed / (num_probes * (num_probes - 1))
-            variance = max(float(samples.var()), theory) / num_probes
-            error = math.sqrt(variance) / (2.0 * value) if value else 0.0
-            # Fewer than probes - 1: the squares are skewed where few eigenvalues
-            # dominate. Calibrated: 95 % intervals of 4 to 32 probes cover 91 to 99 %.
-            degrees, method = (num_probes - 1) / 1.5, "gaussian probes"
-        cost = session.cost()
-        scale = session.scale or 1.0
-    return Estimate(
+    with Session(operator, "Frobenius norm", total=min(count, n)) as session:
+        rows = torch.zeros(
+            0, operator.shape[0], dtype=session.dtype, device=session.device
+        )
+        while 0 < count < n:
+            rows = torch.cat([rows, _images(session, count, generator)])
+            value, deviation, samples = _norm_of(rows)
+            degrees = (len(rows) - 1) / 1.5
+            half = relative_half_width(value, deviation, degrees)
+            left = limit - session.num_matvecs
+            if error is None or half <= error or left < 1:
+                break
+            count = min(next_count(len(rows), half, error), left)
+            session.expect(session.num_matvecs + count)
+        method = "gaussian probes"
+        if count >= n:
+            value, deviation, method = float(session.dense().norm()), 0.0, "exact"
+            degrees, samples = math.inf, None
+        cost, scale = session.cost(), session.scale or 1.0
+    result = Estimate(
         of=operator.info,
         cost=cost,
-        settings={"num_probes": num_probes, "seed": seed},
+        settings=settings,
         quantity="Frobenius norm",
         value=value * scale,
-        standard_error=error * scale,
+        standard_error=deviation * scale,
         degrees_of_freedom=degrees,
         method=method,
         samples=None if samples is None else samples * scale**2,
     )
+    return said_if_missed(result, error)
+
+
+def _images(session: Session, count: int, generator: torch.Generator) -> Tensor:
+    """Return the products with Gaussian probes as rows."""
+    shape = (session.n, count)
+    Z = gaussian(shape, generator, dtype=session.dtype, device=session.device)
+    return session.product(Z).T.contiguous()
+
+
+def _norm_of(rows: Tensor) -> _Found:
+    """Return the norm, its standard error, and the squares.
+
+    Degrees of freedom are fewer than probes - 1: the squares are skewed where few
+    eigenvalues dominate. Calibrated: 95 % intervals of 4 to 32 probes cover 91 to 99 %.
+    """
+    p = rows.shape[0]
+    gram = float64_gram(rows, rows)
+    samples = gram.diagonal().clone()
+    value = math.sqrt(float(samples.mean()))
+    mixed = float(gram.square().sum() - samples.square().sum())
+    theory = 2.0 * mixed / (p * (p - 1))
+    variance = max(float(samples.var()), theory) / p
+    return value, math.sqrt(variance) / (2.0 * value) if value else 0.0, samples

@@ -166,6 +166,9 @@ class SpectralDensity(Result):
             change of the smoothed density between the last steps.
         degrees_of_freedom: Of the standard errors; ``inf`` where the eigenvalues are
             exact, ``None`` for one less than the number of probes.
+        probe_distance: What the probes leave of the area between the CDF of the nodes and
+            that of the spectrum, over the range, with a probability of 95 %.
+        step_distance: What too few steps leave of it, estimated.
     """
 
     nodes: Tensor
@@ -179,6 +182,13 @@ class SpectralDensity(Result):
     dimension: int
     quadrature_error: float
     degrees_of_freedom: float | None = None
+    probe_distance: float = math.nan
+    step_distance: float = math.nan
+
+    @property
+    def distance(self) -> float:
+        """Wasserstein-1 distance of the nodes to the spectrum, over its range, at 95 %."""
+        return math.hypot(self.probe_distance, self.step_distance)
 
     def band(self, *, level: float = 0.95) -> tuple[Tensor, Tensor]:
         """Return the pointwise confidence band, cut off below at 0."""
