@@ -33,12 +33,8 @@ def targets(run: Run | None) -> list[Reached]:
     found = []
     for problem in SHARES:
         rows = rows_of(run, problem)
-        facts = None if run is None else run["problems"].get(problem)
         for error in density_report.ERRORS:
-            size = "?" if facts is None else f"{facts['num_params']:,}"
-            what = (
-                f"density to an error of {error:g}, P = {size}, against the best peer"
-            )
+            what = f"density to an error of {error:g}, {problem}, against the best peer"
             best = density_report.best_times(rows, error)
             mine = best.pop(OURS, None)
             peers = [row["seconds"] for row in best.values()]

@@ -68,7 +68,8 @@ def _measure(
     runner = Runner(
         settings,
         implementations,
-        start=lambda *a: process.start(*a, threads=threads, clock=clock),
+        # Compiling takes tens of seconds, on a busy machine minutes.
+        start=lambda *a: process.start(*a, threads=threads, clock=clock, timeout=900.0),
         exact=lambda *a: process.exact_products(*a, threads=threads),
         say=say,
     )
