@@ -18,13 +18,17 @@ def spectra(among=ALONE, count=53, **options):
     return numbers, [row.method for row in found.layers], found.cost, messages
 
 
+@pytest.fixture(scope="module")
+def world():
+    with started(3) as processes:
+        yield processes
+
+
 @pytest.mark.parametrize("matrix", ["hessian", "ggn"])
-def test_processes_find_what_one_does_with_one_message_a_pass(matrix):
-    with started(3) as world:
-        answers = world.run(as_ggn if matrix == "ggn" else spectra, 3)
-        few = world.run(of_few, 3)
+def test_processes_find_what_one_does_with_one_message_a_pass(world, matrix):
     alone = spectra(matrix=matrix)
-    alone_few = spectra(count=2)
+
+    answers = world.run(as_ggn if matrix == "ggn" else spectra, 3)
 
     for answer in answers:
         assert answer[0] == answers[0][0]
@@ -32,8 +36,15 @@ def test_processes_find_what_one_does_with_one_message_a_pass(matrix):
         assert answer[3] == answer[2].num_data_passes
         for mine, theirs in zip(answer[0], alone[0], strict=True):
             assert mine[0] == pytest.approx(theirs[0], rel=1e-7)
-    for answer in few:  # one of the processes has no sample
-        for mine, theirs in zip(answer[0], alone_few[0], strict=True):
+
+
+def test_a_process_without_samples_takes_part(world):
+    alone = spectra(count=2)
+
+    answers = world.run(of_few, 3)
+
+    for answer in answers:
+        for mine, theirs in zip(answer[0], alone[0], strict=True):
             assert mine[0] == pytest.approx(theirs[0], rel=1e-7)
 
 
