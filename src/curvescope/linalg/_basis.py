@@ -39,6 +39,12 @@ class Basis(ABC):
         self.dtype = dtype
         self.device = device
 
+    Q: Tensor
+
+    def kept(self, m: int) -> Tensor:
+        """Return the first ``m`` rows as they lie there, of a basis without a head."""
+        return self.Q[:m]
+
     @abstractmethod
     def write(self, first: int, rows: Tensor) -> None:
         """Store ``rows`` at the places from ``first`` on."""

@@ -129,6 +129,20 @@ class Lockstep:
             self.notes.append(text)
         return min(fits, num_probes)
 
+    def rounding_note(self) -> list[str]:
+        """Say what is lost by a basis in bfloat16.
+
+        A coefficient of a unit vector with a rounded one is off by the product of the
+        rounding with a vector that has nothing to do with it; four times what that is in
+        the mean.
+        """
+        if self.basis != "bfloat16":
+            return []
+        size = 2.0**-7 / self.session.n**0.5
+        return [
+            f"bases were kept in bfloat16: vectors are orthogonal up to about {size:.0e}"
+        ]
+
     def _room(self) -> tuple[int, float]:
         """Return how many vectors fit where the bases go, and the bytes they take."""
         session = self.session

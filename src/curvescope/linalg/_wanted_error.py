@@ -284,6 +284,7 @@ def quadrature_of_error(
         if run.dense:
             nodes, weights = dense_quadrature(session)
         cost, scale = session.cost(), session.scale or 1.0
+        notes = [*run.notes, *run.rounding_note()]
         text = run.note(name)
     settings: dict[str, Any] = {
         "error": error,
@@ -301,7 +302,7 @@ def quadrature_of_error(
         of=operator.info,
         cost=cost,
         settings=settings,
-        notes=(*run.notes, text) if text else tuple(run.notes),
+        notes=(*notes, text) if text else tuple(notes),
         nodes=nodes * scale,
         weights=weights,
         dimension=session.n,

@@ -273,7 +273,7 @@ def _iterate(
         plan = dataclasses.replace(plan, max_matvecs=session.n + least)
     else:
         last_resort = False
-    spare = max(plan.block_size, min(plan.k, 4))
+    spare = max(plan.block_size, plan.k if basis == "bfloat16" else min(plan.k, 4))
     size, notes = _choose_basis_size(
         session, plan, basis, settings.get("basis_size"), spare
     )
@@ -294,10 +294,21 @@ def _iterate(
             "the check for repeated or missed eigenvalues ran out of its products "
             "before it could exclude them near the last wanted value"
         )
+    vectors, turn = orthonormal_columns(machine.vectors())
+    # Turned vectors mix the pairs: by as much as they lacked of being orthonormal.
+    mixed = torch.linalg.vector_norm(
+        machine.values[:, None] * turn - turn * machine.values, dim=0
+    )
+    if basis == "bfloat16":
+        off = float((turn - torch.eye(plan.k, dtype=turn.dtype)).abs().max())
+        notes.append(
+            f"the basis was kept in bfloat16: vectors were orthogonal up to {2 * off:.1e}; "
+            "what rounding left is in the residuals"
+        )
     return _Found(
         machine.values,
-        orthonormal_columns(machine.vectors()),
-        machine.residuals,
+        vectors,
+        machine.residuals + mixed,
         machine.progress.residuals_from,
         norm,
         notes,
@@ -384,8 +395,12 @@ def working_vectors(n: int, k: int) -> int:
     return default_basis_size(n, k) + min(k, 4) + 2 * k + 4
 
 
-def orthonormal_columns(V: Tensor) -> Tensor:
-    """Remove the rounding of a long run from columns that are nearly orthonormal."""
+def orthonormal_columns(V: Tensor) -> tuple[Tensor, Tensor]:
+    """Remove the rounding of a long run from columns that are nearly orthonormal.
+
+    Returns:
+        The columns, changed in place, and by what they were multiplied.
+    """
     gram = torch.zeros(V.shape[1], V.shape[1], dtype=torch.float64, device=V.device)
     for rows in V.split(1 << 15):
         gram += rows.double().T @ rows.double()
@@ -394,7 +409,7 @@ def orthonormal_columns(V: Tensor) -> Tensor:
     inverse = (vectors / values.sqrt()) @ vectors.T
     for rows in V.split(1 << 15):
         rows.copy_((rows.double() @ inverse.to(V.device)).to(V.dtype))
-    return V
+    return V, inverse
 
 
 def _judged(result: Eigenpairs, *, strict: bool) -> Eigenpairs:

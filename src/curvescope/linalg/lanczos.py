@@ -1,6 +1,7 @@
 """The Lanczos decomposition with full reorthogonalisation, for its own sake."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -8,7 +9,9 @@ from torch import Tensor
 
 from curvescope._core.checks import describe, message, positive_int
 from curvescope._core.random import resolve_generator
+from curvescope.linalg._basis import basis_folder
 from curvescope.linalg._krylov import KrylovSpace
+from curvescope.linalg._products import float64_gram
 from curvescope.linalg._session import Session, symmetric_operator
 from curvescope.results import Result
 
@@ -20,7 +23,7 @@ class LanczosDecomposition(Result):
     Attributes:
         diagonal: Of ``T``, shape ``(m,)``, float64.
         off_diagonal: Of ``T``, shape ``(m - 1,)``, float64.
-        basis: ``V``, shape ``(n, m)``, in the operator's dtype.
+        basis: ``V``, shape ``(n, m)``, where and as it was kept.
         residual_norm: ``||r||``; 0 where the basis spans an invariant subspace.
         eigenvalues: Ritz values, descending, float64.
         residual_norms: Estimated residual of each Ritz pair, float64.
@@ -48,6 +51,7 @@ def lanczos(
     num_steps: int,
     *,
     start: Tensor | None = None,
+    basis: str | Path = "device",
     generator: torch.Generator | None = None,
 ) -> LanczosDecomposition:
     r"""Run Lanczos with full two-pass reorthogonalisation: no ghosts, at any length.
@@ -58,6 +62,9 @@ def lanczos(
         A: Symmetric operator, or anything `aslinearoperator` takes.
         num_steps: Steps, at most ``n``; fewer are made if the Krylov space ends.
         start: First vector, shape ``(n,)``; random if ``None``.
+        basis: Where the basis lies, and is returned: ``"device"``; ``"bfloat16"``, whose
+            ``V`` is rounded while the coefficients are not; ``"cpu"``; ``"disk"`` or a
+            folder, in a file that is gone with the result.
         generator: Source of the start; a fresh one with a fixed seed if ``None``.
 
     Returns:
@@ -81,9 +88,10 @@ def lanczos(
     num_steps = positive_int("num_steps", num_steps)
     if num_steps > n:
         raise ValueError(message("num_steps", f"be at most {n}, the size", num_steps))
+    basis_folder(basis)
     generator = resolve_generator(generator)
     with Session(operator, "Lanczos decomposition", total=num_steps) as session:
-        space = KrylovSpace(session, num_steps, 1, generator)
+        space = KrylovSpace(session, num_steps, 1, generator, basis=basis)
         if start is None:
             space.start_chain(1)
         else:
@@ -103,14 +111,23 @@ def lanczos(
     notes: tuple[str, ...] = ()
     if m < num_steps:
         notes = (f"the Krylov space ended after {m} steps: it is invariant",)
+    if basis == "bfloat16":
+        rows = space.basis.kept(m)
+        off = float64_gram(rows, rows) - torch.eye(m, dtype=torch.float64)
+        text = f"the basis is kept in bfloat16: orthonormal up to {float(off.abs().max()):.1e}"
+        notes = (*notes, text)
     return LanczosDecomposition(
         of=operator.info,
         cost=cost,
-        settings={"num_steps": num_steps, "seed": generator.initial_seed()},
+        settings={
+            "num_steps": num_steps,
+            "basis": "disk" if isinstance(basis, Path) else basis,
+            "seed": generator.initial_seed(),
+        },
         notes=notes,
         diagonal=space.T.diagonal()[:m] * scale,
         off_diagonal=space.T.diagonal(1)[: m - 1] * scale,
-        basis=space.basis.rows(0, m).T,
+        basis=space.basis.kept(m).T,
         residual_norm=float(space.R.abs().max()) * scale if space.w else 0.0,
         eigenvalues=ritz.values.flip(0) * scale,
         residual_norms=ritz.residuals.flip(0) * scale,

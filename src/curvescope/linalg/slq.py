@@ -62,8 +62,8 @@ def slq(
         num_probes: Probes; if at least ``n``, the matrix is diagonalised instead.
         num_steps: Lanczos steps of each; more than ``n`` are cut to ``n``.
         basis: Where the bases lie: ``"device"``; ``"bfloat16"``, half of float32's
-            memory, which costs these sums nothing that is measurable; ``"cpu"`` or
-            ``"disk"``, or a folder for a file that is gone when the call ends.
+            memory, with vectors orthogonal up to its rounding over ``sqrt(n)``; ``"cpu"``
+            or ``"disk"``, or a folder for a file that is gone when the call ends.
         checkpoint: Where to save after block products, and to resume from.
         generator: Source of the probes; a fresh one with a fixed seed if ``None``.
 
@@ -108,7 +108,7 @@ def slq(
         else:
             run = Lockstep(session, steps, generator, checkpoint, basis=basis)
             nodes, weights = quadratures(*run.coefficients(num_probes))
-            notes = run.notes
+            notes = run.notes + run.rounding_note()
         cost = session.cost()
         scale = session.scale or 1.0
     return Quadrature(
