@@ -161,16 +161,14 @@ class KeptGraphs:
         Raises:
             MemoryError: If so many were asked for that their temporaries do not fit.
         """
-        room = self.limit - (self._held.num_bytes if held is None else held)
-        room -= self._vectors(max(num - self.block_size, 0))
         kept = len(self._graphs) if num_kept is None else num_kept
-        if kept < self.problem.num_batches:
-            room -= self.measured.graph(self._largest)
+        room = self._room(self._held.num_bytes if held is None else held, kept)
+        room -= self._vectors(max(num - self.block_size, 0))
         asked, most = self.choices.columns, self._most_columns(room)
         if self._programs is not None and not self._programs.failure:
             asked = 1  # a program takes one column
-        if asked is not None:
-            self._refuse_columns(asked, room)
+        if asked is not None and (self.measured.temporaries or self._is_small):
+            self._refuse_columns(min(asked, num), room)
             most = asked
         graph = self.measured.graph(self._largest)
         slow = self.problem.network.has_convolutions and self._on_cpu
@@ -184,6 +182,18 @@ class KeptGraphs:
             and self.measured.worth_timing,
             most=most,
         )
+
+    def _room(self, held: int, num_kept: int) -> int:
+        """Return the bytes for a product's temporaries beside so many kept graphs."""
+        every = num_kept == self.problem.num_batches
+        fresh = 0 if every else self.measured.graph(self._largest)
+        return self.limit - held - fresh
+
+    def _return_free_memory(self, columns: int) -> None:
+        """Give back what a product left in the heap, where memory is short."""
+        room = self._room(self._held.num_bytes, len(self._graphs))
+        if self.measured.leaves_holes(self._largest, columns, room):
+            return_free_memory()
 
     def _most_columns(self, room: int) -> int:
         """Return how many columns' temporaries fit."""
@@ -242,11 +252,9 @@ class KeptGraphs:
             every: Whether all graphs are kept, so that none is built.
             columns: Columns at once.
         """
-        product = self.measured.product(self._largest, columns)
         if every:
-            return product
-        graph = self.measured.graph(self._largest)
-        return max(self.measured.build(self._largest), graph + product)
+            return self.measured.product(self._largest, columns)
+        return self.measured.anew(self._largest, columns)
 
     def refresh(self) -> str:
         """Drop all graphs if anything changed since they were built."""
@@ -440,6 +448,9 @@ class KeptGraphs:
                 self.measured.loops_only = True
                 continue
             yield start, part
+            del part, block
+            if not self._is_small:
+                self._return_free_memory(width)
             start += width
 
     def _observed(

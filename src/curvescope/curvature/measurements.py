@@ -9,9 +9,11 @@ import torch
 
 from curvescope.curvature.choices import MOST_COLUMNS
 
-# Holes that temporaries leave in the C library's heap: resident bytes are 1.0 to 1.8
-# times those of the tensors (measured; on a GPU torch's own allocator does better).
-_HOLES = {"cpu": 1.8, "cuda": 1.2}
+# Holes that temporaries leave in the C library's heap: resident bytes are 1.5 to 2.2 times
+# those of the tensors, up to 3.5 times after many products if nobody gives them back
+# (measured; on a GPU torch's own allocator does better).
+_HOLES = {"cpu": 2.2, "cuda": 1.2}
+_MANY_HOLES = 4.0
 # What libraries take at their first use (kernels, threads' stacks), and an idle limit.
 LIBRARIES = 64 * 2**20
 # Below this calls cost more than arithmetic, and timing tells nothing.
@@ -77,6 +79,17 @@ class Measurements:
         worst = max((e for w, e in self.excess.items() if w > 1), default=1.25)
         factor = 1.0 if columns == 1 else self.excess.get(columns, worst)
         return int(self.holes * columns * factor * _line(self.temporaries, samples))
+
+    def anew(self, samples: int, columns: int) -> int:
+        """Bytes of a pass that builds a graph, multiplies by it and drops it."""
+        own = self.graph(samples) + self.product(samples, columns) / self.holes
+        return max(self.build(samples), int(min(self.holes, 2.0) * own))
+
+    def leaves_holes(self, samples: int, columns: int, room: int) -> bool:
+        """Tell whether what products leave behind may exceed ``room``, unless returned."""
+        if self.device.type != "cpu":
+            return False
+        return _MANY_HOLES / self.holes * self.product(samples, columns) > room
 
     def build(self, samples: int) -> int:
         """Bytes at the peak of building a graph, the graph and holes included."""

@@ -224,5 +224,7 @@ def _reasons(
         reasons.append("a layer has no rule for several columns at once")
     elif same:
         timed = ", ".join(f"{o.columns}: {o.seconds:.3g} s" for o in same)
-        reasons.append(f"other numbers of columns at once are not faster ({timed})")
+        reasons.append(
+            f"other numbers of columns at once gain nothing, or too little ({timed})"
+        )
     return reasons
