@@ -152,7 +152,12 @@ def _collected(
     dask: Any, client: Any, waiting: dict[Any, str], status: Callable[[str], None]
 ) -> Iterator[Answer]:
     failed = False
-    for future in dask.as_completed(waiting, loop=client.loop):
+    # Values are fetched as they come, whatever is done here meanwhile, and are no longer
+    # wanted of the worker then: else they would be computed again when it dies.
+    completed = dask.as_completed(
+        waiting, loop=client.loop, with_results=True, raise_errors=False
+    )
+    for future, found in completed:
         status("")
         key = waiting[future]
         if future.cancelled():
@@ -162,7 +167,8 @@ def _collected(
             continue
         error = future.exception()
         if error is None:
-            yield _checked(key, *future.result())
+            future.release()
+            yield _checked(key, *found)
             continue
         lost = isinstance(error, (dask.KilledWorker, CancelledError))
         yield Answer(key=key, error=error, lost=lost)

@@ -41,3 +41,12 @@ def threads(point):
 def die(point):
     """End the process, as the system does when there is no memory."""
     os._exit(9)
+
+
+def die_at_three_once(point):
+    """Square; the first time that x is 3, end the process."""
+    died = Path(point.log) / "9"
+    if point.x == 3 and not died.exists():
+        died.write_text("")
+        os._exit(9)
+    return square(point)
