@@ -44,9 +44,10 @@ def die(point):
 
 
 def die_at_three_once(point):
-    """Square; the first time that x is 3, end the process."""
+    """Square; the first time that x is 3, end the process after a while."""
     died = Path(point.log) / "9"
     if point.x == 3 and not died.exists():
         died.write_text("")
+        time.sleep(point.wait)
         os._exit(9)
     return square(point)
