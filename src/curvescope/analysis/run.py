@@ -179,7 +179,7 @@ def check_settings(
         ValueError: If one is out of range.
     """
     one_of("matrix", matrix, tuple(MATRICES))
-    ProductChoices(**choices)
+    ProductChoices.of(choices)
     unknown = sorted(set(parts) - set(PARTS))
     if unknown:
         raise ValueError(message("parts", f"be among {', '.join(PARTS)}", unknown))

@@ -74,6 +74,20 @@ class ProductChoices:
             raise TypeError(message("compile", "be True or False", self.compile))
         one_of("precision", self.precision, ("full", "bfloat16"))
 
+    @classmethod
+    def of(cls, choices: Choices) -> Self:
+        """Return the choices of keyword arguments.
+
+        Raises:
+            TypeError: If one is unknown.
+        """
+        names = [f.name for f in fields(cls)]
+        unknown = sorted(set(choices) - set(names))
+        if unknown:
+            contract = f"be arguments, or choices of products: {', '.join(names)}"
+            raise TypeError(message("keywords", contract, ", ".join(unknown)))
+        return cls(**choices)
+
     @property
     def given(self) -> dict[str, Any]:
         """What is not left to the planner: the keyword arguments of an equal operator."""

@@ -75,7 +75,7 @@ class CurvatureOperator(SymmetricOperator):
                 message("problem", "be a Problem", type(problem).__name__, remedy)
             )
         size = problem.num_params
-        self.choices = ProductChoices(**choices)
+        self.choices = ProductChoices.of(choices)
         self._graphs = KeptGraphs(
             problem,
             self._build,

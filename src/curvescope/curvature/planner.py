@@ -10,6 +10,7 @@ from typing import Any, final
 from curvescope._core.memory import format_bytes
 from curvescope.curvature.choices import ProductChoices
 from curvescope.curvature.kept import KeptGraphs
+from curvescope.curvature.measurements import LIBRARIES
 
 
 @final
@@ -226,5 +227,10 @@ def _reasons(
         timed = ", ".join(f"{o.columns}: {o.seconds:.3g} s" for o in same)
         reasons.append(
             f"other numbers of columns at once gain nothing, or too little ({timed})"
+        )
+    if chosen.peak > graphs.problem.memory_limit:
+        reasons.append(
+            f"the limit is exceeded by less than the {format_bytes(LIBRARIES)} that "
+            "libraries take at their first use: no limit is kept more exactly"
         )
     return reasons

@@ -211,3 +211,12 @@ def test_choices_of_a_wrong_kind_are_refused():
         cs.Hessian(_problem(), compile="yes")
     with pytest.raises(ValueError, match="`precision` must"):
         cs.Hessian(_problem(), precision="half")
+
+
+def test_an_unknown_keyword_is_named_with_those_that_there_are():
+    problem = _problem()
+
+    with pytest.raises(TypeError, match="`keywords` must .*columns, .*; got colums"):
+        Hessian(problem, colums=3)
+    with pytest.raises(TypeError, match="got explian"):
+        cs.analyze(problem, explian=True)
