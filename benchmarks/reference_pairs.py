@@ -75,7 +75,7 @@ class KeptHessian:
         shape = (self.size, self.size)
         operator = LinearOperator(shape, matvec=product, dtype=numbers)
         start = np.random.default_rng(0).standard_normal(self.size).astype(numbers)
-        basis = min(max(80, 3 * k), self.size)
+        basis = min(4 * k + 20, self.size)
         values, vectors = eigsh(operator, k=k, which="LM", tol=tol, v0=start, ncv=basis)
         return torch.from_numpy(values), torch.from_numpy(vectors)
 
