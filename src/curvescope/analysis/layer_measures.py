@@ -14,7 +14,7 @@ from torch import Tensor
 
 from curvescope._core.random import gaussian
 from curvescope.curvature import GGN, FunctionalHessian
-from curvescope.curvature.kept import MOST_COLUMNS
+from curvescope.curvature.choices import MOST_COLUMNS
 from curvescope.exact import own_blocks_in_turn
 from curvescope.problem import Problem
 from curvescope.results import Cost

@@ -15,6 +15,7 @@ from curvescope._core.checks import message, one_of, positive_int, real
 from curvescope._core.fingerprints import combine
 from curvescope._core.random import resolve_generator
 from curvescope.analysis.layers import layer_curvature
+from curvescope.analysis.plan import AnalysisPlan, plan_analysis, vectors_of
 from curvescope.curvature import GGN, FunctionalHessian, Hessian
 from curvescope.curvature.choices import Choices, ProductChoices
 from curvescope.curvature.matrices import CurvatureOperator
@@ -31,7 +32,6 @@ from curvescope.linalg import (
     trace,
     with_bounds,
 )
-from curvescope.linalg.eigsh import working_vectors
 from curvescope.problem import Problem
 from curvescope.results import (
     EffectiveDimension,
@@ -91,6 +91,7 @@ def analyze(
     z: float | Sequence[float] | None = None,
     eigenvectors: bool = False,
     folder: str | Path | None = None,
+    explain: bool = False,
     generator: torch.Generator | None = None,
     **choices: Unpack[Choices],
 ) -> dict[str, Result]:
@@ -114,6 +115,8 @@ def analyze(
             by default a hundredth of the largest eigenvalue. The curve is always there.
         eigenvectors: Whether the eigenpairs keep their vectors.
         folder: Where to save and resume.
+        explain: Whether to print, before anything starts, how products will be computed
+            and why, and about how many seconds and bytes each part takes.
         generator: Source of all randomness; a fixed seed if ``None``.
         **choices: How products are computed, see `ProductChoices`. The layer table goes
             its own ways.
@@ -149,7 +152,12 @@ def analyze(
         generator=generator,
         **choices,
     )
-    run = _Run(problem, MATRICES[matrix](problem, **choices), settings, folder)
+    known = {"matrix": matrix, "parts": parts, "k": k, "max_matvecs": max_matvecs}
+    known |= {"num_probes": num_probes, "num_steps": num_steps}
+    if explain:
+        print(explained(problem, {**known, **choices}))
+    operator = operator_of(problem, {**known, **choices})
+    run = _Run(problem, operator, settings, folder)
     for part in PARTS:
         if part in parts:
             run.add(part)
@@ -204,20 +212,29 @@ def check_settings(
     )
 
 
+def operator_of(problem: Problem, arguments: Mapping[str, Any]) -> CurvatureOperator:
+    """Return the matrix of an analysis, which leaves room for the parts' vectors."""
+    names = ProductChoices.__dataclass_fields__
+    choices = {name: arguments[name] for name in names if name in arguments}
+    operator = MATRICES[arguments["matrix"]](problem, **choices)
+    vector = problem.num_params * problem.dtype.itemsize
+    wanted = peak_vectors(problem, arguments) * vector
+    operator.reserve(min(wanted, problem.memory_limit // 2))
+    return operator
+
+
+def explained(problem: Problem, arguments: Mapping[str, Any]) -> AnalysisPlan:
+    """Return what `analyze` with these arguments will do, and about what that costs."""
+    operator = operator_of(problem, arguments)
+    try:
+        return plan_analysis(operator, arguments)
+    finally:
+        operator.release()
+
+
 def peak_vectors(problem: Problem, arguments: Mapping[str, Any]) -> int:
     """Return how many vectors the parts hold at most; they run one after another."""
-    parts, probes = arguments["parts"], arguments["num_probes"]
-    size = problem.num_params
-    # A lockstep quadrature holds every probe's whole basis; a trace its probes, thrice.
-    needs = {
-        "eigenpairs": working_vectors(size, arguments["k"]),
-        "density": probes * (min(arguments["num_steps"], size) + 3),
-        "trace": 3 * min(12 * probes, size),
-        "frobenius_norm": 2 * min(4 * probes, size),
-        "layers": working_vectors(size, 1) + 5 * probes,
-    }
-    needs["effective_dimension"] = needs["density"]
-    return max((needs[part] for part in parts), default=0)
+    return max(vectors_of(problem.num_params, arguments).values(), default=0)
 
 
 def _places(z: float | Sequence[float] | None) -> tuple[float, ...]:
@@ -253,6 +270,8 @@ class _Run:
             done = self._saved(name, key)
             if done is None:
                 done = getattr(self, f"_{name}")()
+                how = {**done.settings, **self.operator.chosen}
+                done = replace(done, settings=how)
                 self._save(name, key, done)
             self.results[name] = done
 

@@ -17,10 +17,11 @@ from curvescope._core.memory import available_memory, format_bytes, peak_memory
 from curvescope._core.processes import Processes
 from curvescope._core.progress import showing_progress
 from curvescope.analysis.run import (
-    MATRICES,
     PARTS,
     analyze,
     check_settings,
+    explained,
+    operator_of,
     peak_vectors,
 )
 from curvescope.cli import runs
@@ -201,6 +202,11 @@ def _compute(
         arguments |= bounding(command, built.problem.num_params)
     check_settings(built.problem, **arguments)
     first = processes.rank == 0
+    if command.products.explain or command.products.dry_run:
+        # Every process measures: products are computed by all of them or by none.
+        out.print(str(explained(built.problem, arguments)), markup=False)
+    if command.products.dry_run:
+        return
     if first:
         files.write_json(folder / "config.json", config)
         _print_plan(built, arguments, out)
@@ -236,13 +242,9 @@ def _print_plan(built: Built, arguments: dict[str, Any], out: Console) -> None:
     """Say what will be kept in memory, before anything is computed."""
     problem = built.problem
     free = available_memory(problem.device)
-    choices = {name: arguments[name] for name in ("compile", "precision")}
-    plan = MATRICES[arguments["matrix"]](problem, **choices).memory_plan()
-    # Four more for a product's parameters, input, output and gradients; and a backward
-    # pass holds about as much as the graph that it goes through.
-    vectors = peak_vectors(problem, arguments) + 4
-    graphs = plan.graph * (max(plan.num_kept, 1) + 1)
-    total = plan.data + graphs + vectors * plan.vector
+    plan = operator_of(problem, arguments).memory_plan()
+    vectors = peak_vectors(problem, arguments)
+    total = plan.peak + vectors * plan.vector
     out.print(f"memory: {format_bytes(free)} free; {plan.summary}", markup=False)
     text = f"{vectors} vectors at a time; planned: {format_bytes(total)}"
     out.print(f"memory: {text} besides the libraries and the model", markup=False)
@@ -273,4 +275,5 @@ def _arguments(command: Computing) -> dict[str, Any]:
         "generator": torch.Generator().manual_seed(command.problem.seed),
         "compile": command.products.compile,
         "precision": command.products.precision,
+        "columns": command.products.columns,
     }

@@ -74,6 +74,12 @@ class ProductOptions:
     """Compile products, checked against autograd: for long runs."""
     precision: Literal["full", "bfloat16"] = "full"
     """Of products; bfloat16 is faster, and the report says how wrong."""
+    columns: int | None = None
+    """Columns multiplied at once; timed and chosen by default."""
+    explain: bool = False
+    """Print how products will be computed and why, and what each part will take."""
+    dry_run: bool = False
+    """Print that and stop: nothing is computed or written."""
 
 
 @dataclass(frozen=True, kw_only=True)

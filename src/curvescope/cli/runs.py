@@ -29,8 +29,8 @@ def configuration(
         value = getattr(options, field.name)
         inner = isinstance(value, GROUPS)
         flat.update(dataclasses.asdict(value) if inner else {field.name: value})
-    for how in ("out", "process_timeout"):
-        flat.pop(how)
+    for how in ("out", "process_timeout", "explain", "dry_run"):
+        flat.pop(how, None)
     return {key: _plain(value) for key, value in flat.items()}
 
 

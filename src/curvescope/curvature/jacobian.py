@@ -128,7 +128,7 @@ class Jacobian(LinearOperator):
                 problem.provenance("Jacobian"), unit="output per parameter"
             ),
             passes_per_product=1,
-            block_size=self._jacobian.graphs.block_size,
+            block_size=self._jacobian.graphs.room.block_size,
         )
 
     def refresh(self) -> str:
@@ -172,7 +172,7 @@ class NTK(SymmetricOperator):
                 slices=(),
             ),
             passes_per_product=2,
-            block_size=self._jacobian.graphs.block_size,
+            block_size=self._jacobian.graphs.room.block_size,
         )
 
     def refresh(self) -> str:

@@ -11,22 +11,21 @@ from torch import Tensor
 
 from curvescope._core.checks import message
 from curvescope._core.errors import AccuracyWarning, ChangedDuringComputationError
-from curvescope._core.memory import available_memory, format_bytes
 from curvescope.autodiff.graphs import custom_functions, once_differentiable
 from curvescope.autodiff.layout import Layout
 from curvescope.autodiff.network import preserved_random_state
 from curvescope.curvature.building import Differentiate, GraphBuilder
-from curvescope.curvature.choices import MOST_COLUMNS, ProductChoices
+from curvescope.curvature.choices import ProductChoices
 from curvescope.curvature.compiling import CompiledBuilder, ProgramGraph
 from curvescope.curvature.measurements import (
     CANDIDATES,
-    LIBRARIES,
     SAMPLES,
     Measurements,
     Widths,
     by_rule,
     small,
 )
+from curvescope.curvature.room import Room
 from curvescope.problem import Problem
 from curvescope.problem.batches import Batch
 from curvescope.problem.metering import AllocationMeter, return_free_memory
@@ -36,7 +35,6 @@ _T = TypeVar("_T")
 Multiply = Callable[[list[Tensor], bool], list[Tensor]]
 Take = Callable[[int, int], list[Tensor]]
 
-_SHARE_OF_FREE = 0.7
 # Graph and temporaries stay below so many times what a forward pass makes (1.5 measured).
 _GUESS = 6
 _WORTH_TRIMMING = 16 * 2**20
@@ -83,23 +81,11 @@ class KeptGraphs:
         self._graphs: dict[int, Any] = {}
         self._fingerprint = ""
         self._checked = False
-        self._free: int | None = None
-        self._small: bool | None = None
-        self._held = problem.open_account()
-        self.reserved = 0
-        self.block_size = self._columns_in_memory()
         way = (self._builder.folds, choices.compile, choices.precision)
         self.measured = problem.remembered(
             (kind, *way), lambda: Measurements(problem.device)
         )
-        self._largest = max(problem.batch_sizes, default=0)
-
-    def _columns_in_memory(self) -> int:
-        """Return the columns whose vectors take a small part of the limit."""
-        problem = self.problem
-        vector = problem.num_params * problem.dtype.itemsize
-        fits = problem.memory_limit // (16 * max(vector, 1))
-        return max(1, min(MOST_COLUMNS, fits))
+        self.room = Room(problem, self.measured, choices)
 
     def planned_columns(self, num: int, num_kept: int) -> int:
         """Return how many of ``num`` columns go at once when so many graphs are kept."""
@@ -131,23 +117,6 @@ class KeptGraphs:
         """Batches whose graph is kept now."""
         return len(self._graphs)
 
-    @property
-    def limit(self) -> int:
-        """Bytes for graphs and temporaries, beside data, vectors and other operators."""
-        problem = self.problem
-        vectors = self._vectors(self.block_size)
-        others = problem.graph_bytes - self._held.num_bytes
-        stated = problem.memory_limit - problem.kept_data_bytes - self.reserved
-        if (
-            self._free is None
-        ):  # asked once: reading it costs as much as a small product
-            self._free = int(_SHARE_OF_FREE * available_memory(problem.device))
-        return min(stated - vectors - others, self._free)
-
-    def _vectors(self, columns: int) -> int:
-        """Return the bytes of a product's columns and of their sum over the batches."""
-        return 2 * columns * self.problem.num_params * self.problem.dtype.itemsize
-
     def widths(
         self, *, num: int = 1, held: int | None = None, num_kept: int | None = None
     ) -> Widths:
@@ -162,15 +131,15 @@ class KeptGraphs:
             MemoryError: If so many were asked for that their temporaries do not fit.
         """
         kept = len(self._graphs) if num_kept is None else num_kept
-        room = self._room(self._held.num_bytes if held is None else held, kept)
-        room -= self._vectors(max(num - self.block_size, 0))
-        asked, most = self.choices.columns, self._most_columns(room)
+        held = self.room.account.num_bytes if held is None else held
+        room = self.room.beside(held, kept, num)
+        asked, most = self.choices.columns, self.room.most_columns(room)
         if self._programs is not None and not self._programs.failure:
             asked = 1  # a program takes one column
-        if asked is not None and (self.measured.temporaries or self._is_small):
-            self._refuse_columns(min(asked, num), room)
+        if asked is not None and (self.measured.temporaries or self.room.plenty):
+            self.room.refuse_columns(min(asked, num), room)
             most = asked
-        graph = self.measured.graph(self._largest)
+        graph = self.measured.graph(self.room.largest)
         slow = self.problem.network.has_convolutions and self._on_cpu
         rule = by_rule(graph, second_order=self._second_order, convolutions=slow)
         return Widths(
@@ -183,78 +152,15 @@ class KeptGraphs:
             most=most,
         )
 
-    def _room(self, held: int, num_kept: int) -> int:
-        """Return the bytes for a product's temporaries beside so many kept graphs."""
-        every = num_kept == self.problem.num_batches
-        fresh = 0 if every else self.measured.graph(self._largest)
-        return self.limit - held - fresh
-
     def _return_free_memory(self, columns: int) -> None:
         """Give back what a product left in the heap, where memory is short."""
-        room = self._room(self._held.num_bytes, len(self._graphs))
-        if self.measured.leaves_holes(self._largest, columns, room):
+        room = self.room.beside(self.room.account.num_bytes, len(self._graphs))
+        if self.measured.leaves_holes(self.room.largest, columns, room):
             return_free_memory()
-
-    def _most_columns(self, room: int) -> int:
-        """Return how many columns' temporaries fit."""
-        if not self.measured.temporaries:  # the first block is measured: one column
-            return MOST_COLUMNS if self._is_small else 1
-        need = self.measured.product
-        sizes = range(MOST_COLUMNS, 1, -1)
-        return next((w for w in sizes if need(self._largest, w) <= room), 1)
-
-    def _refuse_columns(self, asked: int, room: int) -> None:
-        needed = self.measured.product(self._largest, asked)
-        if needed > room + LIBRARIES:
-            got = f"{asked}, whose temporaries need {format_bytes(needed)}"
-            remedy = f"There is room for {format_bytes(room)}; leave `columns` unset."
-            raise MemoryError(message("columns", "fit `memory_limit`", got, remedy))
 
     @property
     def _on_cpu(self) -> bool:
         return self.problem.device.type == "cpu"
-
-    @property
-    def _is_small(self) -> bool:
-        """Whether all columns at once are far from the limit, and not worth timing."""
-        if self._small is None:
-            graph = self.measured.graph(self._largest)
-            self._small = small(graph) and 8 * MOST_COLUMNS * graph < self.limit
-        return self._small
-
-    def num_fitting(self) -> int:
-        """Return how many batches will keep their graph, as far as is measured."""
-        sizes = self.problem.batch_sizes
-        held = kept = 0
-        for place, size in enumerate(sizes):
-            need = held + self.measured.graph(size)
-            if self._fits(need, kept + 1, last=place + 1 == len(sizes)):
-                held, kept = need, kept + 1
-        return kept
-
-    def _fits(self, held: int, count: int, *, last: bool) -> bool:
-        """Tell whether so many graphs of so many bytes leave room for what comes."""
-        asked = self.choices.num_kept(self.problem.num_batches)
-        if asked is not None and count > asked:
-            return False
-        every = last and count == self.problem.num_batches
-        return held + self.working(every=every) <= self.limit + self._forgiven
-
-    @property
-    def _forgiven(self) -> int:
-        """What may exceed the limit: only what was asked for, and only so little."""
-        return LIBRARIES if self.choices.kept not in (None, "none", 0) else 0
-
-    def working(self, *, every: bool, columns: int = 1) -> int:
-        """Return the bytes that come and go in a pass over the data.
-
-        Args:
-            every: Whether all graphs are kept, so that none is built.
-            columns: Columns at once.
-        """
-        if every:
-            return self.measured.product(self._largest, columns)
-        return self.measured.anew(self._largest, columns)
 
     def refresh(self) -> str:
         """Drop all graphs if anything changed since they were built."""
@@ -269,8 +175,7 @@ class KeptGraphs:
         if self._programs is not None:
             self._programs.forget()
         self._graphs.clear()
-        self._held.num_bytes = 0
-        self._free = self._small = None
+        self.room.forget()
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -316,11 +221,11 @@ class KeptGraphs:
 
     def _settle(self, batch: Batch, graph: Any) -> None:
         """Keep a graph, if what is measured by now leaves room for it."""
-        held = self._held.num_bytes + self.measured.graph(batch.num_samples)
+        held = self.room.account.num_bytes + self.measured.graph(batch.num_samples)
         last = batch.index + 1 == self.problem.num_batches
-        if self._fits(held, len(self._graphs) + 1, last=last):
+        if self.room.fits(held, len(self._graphs) + 1, last=last):
             self._graphs[batch.index] = graph
-            self._held.num_bytes = held
+            self.room.account.num_bytes = held
             if self._on_cpu and held > _WORTH_TRIMMING:
                 return_free_memory()
 
@@ -342,7 +247,7 @@ class KeptGraphs:
                 raise RuntimeError(text)
             _warn_of_custom_functions(graph.gradients)
             self._checked = True
-            self._refuse_if_too_large()
+            self.room.refuse_if_too_large()
             if self._programs is not None:
                 return self._compiled(self._programs, batch, graph)
         return graph
@@ -377,12 +282,12 @@ class KeptGraphs:
         """Look at a few samples, where the whole batch may not fit the memory."""
         problem = self.problem
         if batch.num_samples in self.measured.graphs:
-            self._refuse_if_too_large()
+            self.room.refuse_if_too_large()
             return
         part = max(2, batch.num_samples // 32)
         few = 4 * part > batch.num_samples or problem.network.train
         guess = _GUESS * (problem.forward_bytes or problem.memory_limit)
-        if few or guess < self.limit:
+        if few or guess < self.room.limit:
             return
         for stop in (part, 2 * part):
             piece = batch.part(0, stop)
@@ -393,36 +298,9 @@ class KeptGraphs:
                 graph.multiply(tangents, vectorised=False)
             self.measured.temporaries[stop] = meter.peak
             del graph
-        self._refuse_if_too_large()
+        self.room.refuse_if_too_large()
         # The batch's own numbers, which come next, are better than a continuation.
         del self.measured.graphs[part], self.measured.temporaries[part]
-
-    def _refuse_if_too_large(self) -> None:
-        """Refuse a limit that one batch, or what was asked for, breaks.
-
-        Raises:
-            MemoryError: If so.
-        """
-        room, most = self.limit + LIBRARIES, self._largest
-        needed = self.working(every=False)
-        if needed > room:
-            stated = self.problem.memory_limit
-            whole = format_bytes(needed + stated - self.limit)
-            got = f"{format_bytes(stated)}, and they need {whole}"
-            contract = (
-                "hold one batch's graph, a product's temporaries, vectors and data"
-            )
-            remedy = f"Use batches of less than {most} samples, or raise it."
-            raise MemoryError(message("memory_limit", contract, got, remedy))
-        asked = self.choices.num_kept(self.problem.num_batches) or 0
-        total = sum(map(self.measured.graph, self.problem.batch_sizes[:asked]))
-        every = asked == self.problem.num_batches
-        if asked and total + self.working(every=every) > room:
-            got = f"{self.choices.kept!r}, which needs {format_bytes(total)}"
-            remedy = (
-                f"There is room for {format_bytes(self.limit)}; leave `kept` unset."
-            )
-            raise MemoryError(message("kept", "fit `memory_limit`", got, remedy))
 
     def blocks(
         self, multiply: Multiply, take: Take, num: int, samples: int
@@ -449,7 +327,7 @@ class KeptGraphs:
                 continue
             yield start, part
             del part, block
-            if not self._is_small:
+            if not self.room.plenty:
                 self._return_free_memory(width)
             start += width
 
@@ -457,7 +335,11 @@ class KeptGraphs:
         self, multiply: Multiply, block: list[Tensor], width: int, samples: int
     ) -> list[Tensor]:
         """Multiply; the first time measure the memory, then some times the time."""
-        if self._is_small or 2 * samples <= self._largest or self._programs is not None:
+        if (
+            self.room.plenty
+            or 2 * samples <= self.room.largest
+            or self._programs is not None
+        ):
             return multiply(block, width > 1)
         if len(self.measured.seconds.get(width, ())) >= _TIMED:
             return multiply(block, width > 1)
@@ -482,7 +364,20 @@ class KeptGraphs:
         measured.record(width, samples, self._since(began))
         return part
 
-    def measure(self, columns: int) -> None:
+    @property
+    def chosen(self) -> str:
+        """How products are computed, in words; nothing before the first one."""
+        if not self.measured.graphs:
+            return ""
+        batches = self.problem.num_batches
+        width = self.planned_columns(self.room.block_size, len(self._graphs))
+        layers = ", BatchNorm folded" if self.folds else ""
+        return (
+            f"graphs of {len(self._graphs)} of {batches} batches kept, up to {width} "
+            f"columns at once{layers}"
+        )
+
+    def measure(self, columns: int, *, timed: bool = True) -> None:
         """Take what is missing on one batch, for products of up to so many columns."""
         with self.running():
             generator = torch.Generator().manual_seed(0)
@@ -492,19 +387,25 @@ class KeptGraphs:
             for batch in self.problem.own_batches():
                 kept = self._graphs.get(batch.index)
                 graph = self._build(batch) if kept is None else kept
-                self._measure_widths(graph, tangents, batch.num_samples)
+                self._measure_widths(graph, tangents, batch.num_samples, timed=timed)
                 if kept is None:
                     self._settle(batch, graph)
-                if not self.measured.build_seconds:
+                if timed and not self.measured.build_seconds:
                     del graph, kept
                     self._build(batch)
                 return
 
-    def _measure_widths(self, graph: Any, tangents: list[Tensor], samples: int) -> None:
+    def _measure_widths(
+        self, graph: Any, tangents: list[Tensor], samples: int, *, timed: bool
+    ) -> None:
         def multiply(block: list[Tensor], vectorised: bool) -> list[Tensor]:  # noqa: FBT001
             return graph.multiply(block, vectorised=vectorised)
 
         measured = self.measured
+        if not timed:
+            if not self.room.plenty and not measured.temporaries:
+                self._measured(multiply, [t[:1] for t in tangents], 1, samples)
+            return
         self._time(multiply, tangents, 1, samples)
         num = tangents[0].shape[0]
         most = min(num, self.widths(num=num).widest)

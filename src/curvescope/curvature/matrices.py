@@ -91,7 +91,7 @@ class CurvatureOperator(SymmetricOperator):
             positive_semidefinite=self._positive_semidefinite,
             info=problem.provenance(self._name),
             passes_per_product=1,
-            block_size=self._graphs.block_size,
+            block_size=self._graphs.room.block_size,
         )
         self.problem = problem
         self._options: dict[str, Any] = dict(choices)  # of the constructor, for blocks
@@ -143,13 +143,23 @@ class CurvatureOperator(SymmetricOperator):
 
     @final
     def memory_plan(self) -> ProductPlan:
-        """Return the plan of products of one column."""
-        return self.plan()
+        """Return the plan of products of one column, in bytes only: nothing is timed.
+
+        Cost:
+            A graph of one batch and, unless it is small, a product through it.
+        """
+        self.refresh()
+        return make_plan(self._name, self._graphs, 1, timed=False)
+
+    @property
+    def chosen(self) -> dict[str, Any]:
+        """How products are computed, as far as that is known by now; for results."""
+        return {"product": self._graphs.chosen} if self._graphs.chosen else {}
 
     @final
     def reserve(self, num_bytes: int) -> None:
         """Leave so much of the memory limit to an algorithm's own vectors."""
-        self._graphs.reserved = positive_int("num_bytes", num_bytes, minimum=0)
+        self._graphs.room.reserved = positive_int("num_bytes", num_bytes, minimum=0)
 
     @final
     def _matmat(self, V: Tensor) -> Tensor:

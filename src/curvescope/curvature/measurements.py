@@ -83,7 +83,7 @@ class Measurements:
     def anew(self, samples: int, columns: int) -> int:
         """Bytes of a pass that builds a graph, multiplies by it and drops it."""
         own = self.graph(samples) + self.product(samples, columns) / self.holes
-        return max(self.build(samples), int(min(self.holes, 2.0) * own))
+        return max(self.build(samples), int(min(self.holes, 2.1) * own))
 
     def leaves_holes(self, samples: int, columns: int, room: int) -> bool:
         """Tell whether what products leave behind may exceed ``room``, unless returned."""

@@ -5,7 +5,7 @@ from the tensors that these made.
 """
 
 from dataclasses import dataclass
-from typing import Any, final
+from typing import final
 
 from curvescope._core.memory import format_bytes
 from curvescope.curvature.choices import ProductChoices
@@ -51,7 +51,7 @@ class ProductPlan:
         vector: Bytes of one vector of the parameters' size.
         held: Bytes of data and graphs that stay between products.
         peak: Bytes at the peak of a product, besides libraries and model.
-        seconds: Time of one product, once graphs are built.
+        seconds: Time of one product, once graphs are built; 0 if nothing was timed.
         first_seconds: Time that building the graphs adds to the first one.
         trial_peak: Bytes at the peak of the products on which columns at once are tried.
         alternatives: What else there was; the first one is what was chosen.
@@ -87,17 +87,6 @@ class ProductPlan:
         return self.seconds / self.num_columns
 
     @property
-    def settings(self) -> dict[str, Any]:
-        """What a result notes of it."""
-        return {
-            "columns": self.columns,
-            "kept": f"{self.num_kept} of {self.num_batches}",
-            "fold": self.fold,
-            "seconds": self.seconds,
-            "peak": self.peak,
-        }
-
-    @property
     def summary(self) -> str:
         """Memory in one line."""
         data = f"data {format_bytes(self.data)} kept" if self.data else "data read anew"
@@ -113,6 +102,7 @@ class ProductPlan:
         graphs = f"{self.num_kept} of {self.num_batches}"
         one, once = f"{self.seconds_per_column:.3g} s", f"{self.first_seconds:.3g} s"
         time = f"{self.seconds:.3g} s a product, {one} a column; graphs once {once}"
+        time = time if self.seconds else "not measured"
         held, peak = format_bytes(self.held), format_bytes(self.peak)
         limit = f"{share:.2g} % of {format_bytes(self.limit)}"
         rows = [
@@ -141,17 +131,20 @@ class ProductPlan:
         return "\n".join(lines)
 
 
-def make_plan(matrix: str, graphs: KeptGraphs, columns: int) -> ProductPlan:
+def make_plan(
+    matrix: str, graphs: KeptGraphs, columns: int, *, timed: bool = True
+) -> ProductPlan:
     """Measure what is missing, and return the plan of a product of ``columns``.
 
     Args:
         matrix: Its name.
         graphs: Of the operator.
         columns: Of one product.
+        timed: Whether to time products; memory alone is cheaper to know.
     """
-    graphs.measure(columns)
+    graphs.measure(columns, timed=timed)
     problem = graphs.problem
-    num_kept = graphs.num_fitting()
+    num_kept = graphs.room.num_fitting()
     width = graphs.planned_columns(columns, num_kept)
     vector = problem.num_params * problem.dtype.itemsize
     chosen = _alternative(graphs, width, num_kept, columns)
@@ -194,14 +187,14 @@ def _alternative(
     seconds = one * columns * sum(sizes) + measured.one_build * sum(sizes[num_kept:])
     every = num_kept == len(sizes)
     held = sum(map(measured.graph, sizes[:num_kept]))
-    working = graphs.working(every=every, columns=width)
+    working = graphs.room.working(every=every, columns=width)
     vectors = problem.num_params * problem.dtype.itemsize * 2 * (columns + width)
     return Alternative(
         columns=width,
         num_kept=num_kept,
         seconds=seconds,
         peak=problem.kept_data_bytes + held + working + vectors,
-        fits=held + working <= graphs.limit,
+        fits=held + working <= graphs.room.limit,
     )
 
 
@@ -216,7 +209,7 @@ def _reasons(
     elif chosen.num_kept == batches:
         reasons.append("all graphs fit the limit beside a product's temporaries")
     else:
-        room = format_bytes(max(graphs.limit, 0))
+        room = format_bytes(max(graphs.room.limit, 0))
         reasons.append(f"graphs and temporaries have {room}: the others are built anew")
     same = [o for o in others if o.num_kept == chosen.num_kept and o.fits]
     if choices.columns is not None:

@@ -90,16 +90,16 @@ def test_analysis_that_is_cut_off_goes_on_to_the_same_results(
 ):
     arguments = {"k": 2, "num_probes": 3, "num_steps": 8, "z": 0.1}
     whole = analyze(make(hidden=12), **arguments)
-    multiply, count = Hessian._multiply, [0]
+    blocks, count = Hessian._blocks, [0]
 
-    def cut(self, graph, tangents):
+    def cut(self, graph, take, num, samples):
         count[0] += 1
         if count[0] > products:
             raise KeyboardInterrupt
-        return multiply(self, graph, tangents)
+        return blocks(self, graph, take, num, samples)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Hessian, "_multiply", cut)
+        patch.setattr(Hessian, "_blocks", cut)
         with pytest.raises(KeyboardInterrupt):
             analyze(make(hidden=12), folder=tmp_path, **arguments)
     resumed = analyze(make(hidden=12), folder=tmp_path, **arguments)
