@@ -5,11 +5,12 @@ Between block products the rows ``Q`` of the basis obey, in the scaled matrix,
     A Q' = Q' (T + D) + P' R + H' G,
 
 with ``P`` the pending rows (orthonormal, orthogonal to ``Q``, not yet multiplied), ``H``
-rows that were pending and are held back, ``T`` symmetric, and ``T + D`` what the products
+what is left of rows that were pending and are held back: later rows take their share of
+it. ``T`` is symmetric, and ``T + D`` what the products
 gave: ``D`` is rounding where ``A`` is symmetric and gives the same product twice. All
 coefficients are measured, by full orthogonalisation, so that this holds up to rounding
-whatever ``A`` does. A Ritz vector ``Q' s`` has the residual ``(D s, R s, G s)``, as long as
-nothing that was pending has been given up.
+whatever ``A`` does. A Ritz vector ``Q' s`` has the residual ``(D s, R s, K^(1/2) G s)``
+with ``K = H H'``, as long as nothing that was pending has been given up.
 """
 
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ from curvescope.linalg._products import float64_gram, row_products
 from curvescope.linalg._session import Session
 
 _BREAKDOWN_EPS = 20.0
+# Steps that a GPU is ahead of the host: one is computed while the other is looked at.
+_LAG = 2
 
 
 @dataclass
@@ -48,7 +51,7 @@ class KrylovSpace:
         basis: Rows; the first ``m`` are multiplied, the next ``w`` are pending.
         m, w: Numbers of rows.
         held: The rows ``H`` of the module.
-        T, D, R, G: See the module; float64 on the CPU.
+        T, D, R, G, K: See the module; float64 on the CPU.
         complete: Whether nothing that was pending has been given up.
         first: Rows before it belong to an earlier chain and stay as they are.
         norm: Largest norm of a column of a product: a lower bound of ``||A||``.
@@ -83,6 +86,7 @@ class KrylovSpace:
         self.D = torch.zeros(size, size, dtype=torch.float64)
         self.R = torch.zeros(0, 0, dtype=torch.float64)
         self.G = torch.zeros(0, 0, dtype=torch.float64)
+        self.K = torch.zeros(0, 0, dtype=torch.float64)
         self.held = torch.zeros(
             0, session.n, dtype=session.dtype, device=session.device
         )
@@ -90,11 +94,10 @@ class KrylovSpace:
         self.norm = 0.0
         self.asymmetry = 0.0
         self.serials: list[int] = []
-        self.held_serials: list[int] = []
         self._next_serial = 0
         self._lagged: list[tuple[int, Tensor]] = []
         # Coefficients are read from a GPU every few steps, not at every one.
-        self._lag = 1 if session.device.type == "cpu" else 4
+        self._lag = 1 if session.device.type == "cpu" else _LAG
 
     @property
     def Q(self) -> Tensor:
@@ -121,18 +124,6 @@ class KrylovSpace:
         self.serials[start:] = list(fresh)
         self._next_serial += stop - start
 
-    def _project_out(self, W: Tensor, m: int) -> tuple[Tensor, Tensor]:
-        """Make ``W`` orthogonal to the first ``m`` rows and those held; return both's."""
-        held = self._project_out_held(W)
-        inside = self.basis.project_out(W, m)
-        # Once more, where the basis took most of W away: what is left is rounding.
-        return inside, held + self._project_out_held(W)
-
-    def _project_out_held(self, W: Tensor) -> Tensor:
-        c = row_products(self.held, W)
-        W.addmm_(c.T.to(W.dtype), self.held, alpha=-1.0)
-        return c
-
     def _orthonormal_rows(self, W: Tensor, m: int) -> Tensor:
         """Write an orthonormal basis of the rows of ``W`` after row ``m``; return R.
 
@@ -153,7 +144,7 @@ class KrylovSpace:
             row.div_(norm)
             if i > 0:
                 # Cancellation inside the block may have undone the projection.
-                self._project_out(row, m + kept)
+                self.basis.project_out(row, m + kept)
                 row.div_(self._norm(row))
             R[kept, i] = norm
             self.basis.write(m + kept, row)
@@ -173,11 +164,12 @@ class KrylovSpace:
         W = rows[:room].to(dtype=self.session.dtype, device=self.session.device).clone()
         W.div_(torch.linalg.vector_norm(W, dim=1, keepdim=True).clamp_min(1e-30))
         norm, self.norm = self.norm, 1.0  # these rows have norm 1, not ||A||
-        self._project_out(W, self.m)
+        self.basis.project_out(W, self.m)
         R = self._orthonormal_rows(W, self.m)
         self.norm = norm
         self.w = R.shape[0]
         self.R = torch.zeros(self.w, self.m, dtype=torch.float64)
+        self._share(self._take_share(self.m, self.m + self.w).cpu())
         self._name_rows(self.m, self.m + self.w)
 
     def give_up_pending(self) -> None:
@@ -186,12 +178,30 @@ class KrylovSpace:
         self._forget_pending()
 
     def hold_pending(self) -> None:
-        """Put the pending rows aside; what comes later is orthogonal to them."""
+        """Put the pending rows aside: the residuals that they carry stay known."""
         self.flush()
         self.held = torch.cat([self.held, self.basis.rows(self.m, self.m + self.w)])
         self.G = torch.cat([self.G, self.R])
-        self.held_serials += self.serials[self.m : self.m + self.w]
+        before, self.K = self.K, torch.eye(len(self.G), dtype=torch.float64)
+        self.K[: len(before), : len(before)] = before
         self._forget_pending()
+
+    def _take_share(self, first: int, last: int) -> Tensor:
+        """Make what is held orthogonal to new rows; return the shares, on the device."""
+        rows = self.basis.rows(first, last)
+        shares = row_products(self.held, rows)
+        self.held.addmm_(shares.to(rows.dtype), rows, alpha=-1.0)
+        return shares
+
+    def _share(self, shares: Tensor) -> None:
+        """Let the pending rows carry the shares that they took."""
+        self.K = self.K - shares @ shares.T
+        self.R = self.R + shares.T @ self.G
+
+    def _held_factor(self) -> Tensor:
+        """Return a square root of ``K``."""
+        sizes, turn = torch.linalg.eigh(self.K)
+        return sizes.clamp_min(0.0).sqrt()[:, None] * turn.T
 
     def refocus(self, S: Tensor, width: int) -> None:
         """Make pending what the vectors ``Q' S`` lack most, of all that is outside.
@@ -202,17 +212,20 @@ class KrylovSpace:
         self.flush()
         rows = torch.cat([self.held, self.basis.rows(self.m, self.m + self.w)])
         outside = torch.cat([self.G, self.R])
+        # Orthonormal rows first; what is left of one that is held may be nothing.
+        sizes, turn = torch.linalg.eigh(float64_gram(rows, rows))
+        there = sizes > (10.0 * self.eps) ** 2
+        root = sizes[there].sqrt()[:, None]
+        basis, outside = turn[:, there].T / root, root * (turn[:, there].T @ outside)
         turn = torch.linalg.svd(outside @ S).U.T
-        rows = turn.to(rows) @ rows
+        rows = (turn @ basis).to(rows) @ rows
         outside = turn @ outside
         self.w = min(width, rows.shape[0])
         self.basis.write(self.m, rows[: self.w])
         self.R, self.G = outside[: self.w], outside[self.w :]
         self.held = rows[self.w :].contiguous()
+        self.K = torch.eye(len(self.held), dtype=torch.float64)
         self._name_rows(self.m, self.m + self.w)
-        fresh = range(self._next_serial, self._next_serial + len(self.held))
-        self.held_serials = list(fresh)
-        self._next_serial += len(self.held)
 
     def _forget_pending(self) -> None:
         self.w = 0
@@ -229,9 +242,7 @@ class KrylovSpace:
         """Make the parked residuals of the basis vectors ``columns`` pending."""
         rows = self.basis.rows(self.m, self.m + self.w).clone()
         # True residuals are known: what the recurrence knew of them is not needed.
-        self.held = self.held[:0]
-        self.G = self.G[:0]
-        self.held_serials = []
+        self.held, self.G, self.K = self.held[:0], self.G[:0], self.K[:0, :0]
         self.set_pending(rows)
         pending = self.basis.rows(self.m, self.m + self.w)
         coupling = float64_gram(pending, rows)
@@ -254,19 +265,20 @@ class KrylovSpace:
         product = self.session.product(self.basis.rows(m, m + w).T)
         W = product.T.contiguous()
         sizes = torch.linalg.vector_norm(W, dim=1, dtype=torch.float64)
-        C, held = self._project_out(W, m + w)
+        C = self.basis.project_out(W, m + w)
         self.m = m + w
         if w == 1:
             beta = torch.linalg.vector_norm(W, dtype=torch.float64)
             self.basis.write(m + 1, W / beta.clamp_min(1e-300).to(W.dtype))
             self._name_rows(m + 1, m + 2)
-            packed = torch.cat([C[:, 0], held[:, 0], sizes, beta.reshape(1)])
+            shares = self._take_share(m + 1, m + 2)[:, 0]
+            packed = torch.cat([C[:, 0], shares, sizes, beta.reshape(1)])
             self._lagged.append((m, packed))
             if len(self._lagged) >= self._lag or self.m >= self.size:
                 self.flush()
             return
         self.norm = max(self.norm, float(sizes.max()))
-        self._extend(m, C.cpu(), held.cpu())
+        self._extend(m, C.cpu())
         self.R = torch.zeros(0, self.m, dtype=torch.float64)
         R = self._orthonormal_rows(W, self.m)
         self._set_coupling(R, w)
@@ -275,10 +287,11 @@ class KrylovSpace:
         self.w = R.shape[0]
         self.R = torch.zeros(self.w, self.m, dtype=torch.float64)
         self.R[:, self.m - width :] = R
+        self._share(self._take_share(self.m, self.m + self.w).cpu())
         self._name_rows(self.m, self.m + self.w)
 
-    def _extend(self, m: int, C: Tensor, held: Tensor) -> None:
-        """Take the coefficients of the rows after ``m`` into ``T``, ``D`` and ``G``."""
+    def _extend(self, m: int, C: Tensor) -> None:
+        """Take the coefficients of the rows after ``m`` into ``T`` and ``D``."""
         w = C.shape[1]
         before = torch.zeros(w, m, dtype=torch.float64)
         before[: self.R.shape[0], : self.R.shape[1]] = self.R
@@ -291,7 +304,7 @@ class KrylovSpace:
         self.T[:m, m : m + w] = C[:m]
         self.T[m : m + w, :m] = C[:m].T
         self.T[m : m + w, m : m + w] = corner
-        self.G = torch.cat([self.G, held], dim=1)
+        self.G = torch.nn.functional.pad(self.G, (0, w))
 
     def flush(self) -> None:
         """Bring the coefficients of the last steps over from the device."""
@@ -301,8 +314,8 @@ class KrylovSpace:
         numbers = torch.cat([packed for _, packed in self._lagged]).cpu()
         for (m, _), packed in zip(self._lagged, numbers.split(lengths), strict=True):
             self.norm = max(self.norm, float(packed[-2]))
-            column = packed[:-2].reshape(-1, 1)
-            self._extend(m, column[: m + 1], column[m + 1 :])
+            column, shares = packed[: m + 1, None], packed[m + 1 : -2, None]
+            self._extend(m, column)
             self.m = m + 1
             beta = float(packed[-1])
             broken = beta <= self.threshold or self.m >= self.session.n
@@ -311,7 +324,11 @@ class KrylovSpace:
             self.R = torch.zeros(rows, self.m, dtype=torch.float64)
             self.R[:, m] = beta
             if broken:
+                # A row of rounding noise took a share with it.
+                lost = float((shares.T @ self.G).abs().max()) if len(shares) else 0.0
+                self.complete &= lost <= self.threshold
                 break
+            self._share(shares)
         del self.serials[self.m + self.w :]
         self._lagged.clear()
 
@@ -319,14 +336,17 @@ class KrylovSpace:
         """Solve the projected problem on the rows from ``start`` on."""
         self.flush()
         values, vectors = torch.linalg.eigh(self.T[start : self.m, start : self.m])
-        # A chain that began later sees the matrix without the rows that are held.
-        outside = self.R[:, start:] if start else torch.cat([self.R, self.G])
+        # What is held belongs to the rows before a later chain.
+        outside = self.R[:, start:]
+        if start == 0:
+            outside = torch.cat([outside, self._held_factor() @ self.G])
         residuals = torch.linalg.vector_norm(outside @ vectors, dim=0)
         return Ritz(values, vectors, residuals)
 
     def residuals(self, S: Tensor) -> Tensor:
         """Return the norms of the residuals of ``Q' S``, as the products had them."""
-        parts = torch.cat([self.D[: self.m, : self.m], self.R, self.G])
+        held = self._held_factor() @ self.G
+        parts = torch.cat([self.D[: self.m, : self.m], self.R, held])
         return torch.linalg.vector_norm(parts @ S, dim=0)
 
     def image(self, c: Tensor) -> Tensor:
@@ -368,7 +388,6 @@ class KrylovSpace:
             "norm": self.norm,
             "asymmetry": self.asymmetry,
             "complete": self.complete,
-            "held_serials": self.held_serials,
             "serials": self.serials,
             "next_serial": self._next_serial,
         }
@@ -377,13 +396,12 @@ class KrylovSpace:
             "D": self.D,
             "R": self.R,
             "G": self.G,
+            "K": self.K,
+            "held": self.held,
             "generator": self.generator.get_state(),
         }
         rows = {
             f"row-{s}": self.basis.rows(i, i + 1)[0] for i, s in enumerate(self.serials)
-        }
-        rows |= {
-            f"row-{s}": row for s, row in zip(self.held_serials, self.held, strict=True)
         }
         return numbers, small, rows
 
@@ -393,14 +411,11 @@ class KrylovSpace:
         self.first = numbers["first"]
         self.norm, self.asymmetry = numbers["norm"], numbers["asymmetry"]
         self.complete = numbers["complete"]
-        self.held_serials = list(numbers["held_serials"])
         self.serials = list(numbers["serials"])
         self._next_serial = numbers["next_serial"]
         self.T, self.D = tensors["T"], tensors["D"]
-        self.R, self.G = tensors["R"], tensors["G"]
+        self.R, self.G, self.K = tensors["R"], tensors["G"], tensors["K"]
+        self.held = tensors["held"].to(self.held)
         self.generator.set_state(tensors["generator"])
         for i, serial in enumerate(self.serials):
             self.basis.write(i, tensors.pop(f"row-{serial}")[None])
-        held = [tensors.pop(f"row-{serial}") for serial in self.held_serials]
-        if held:
-            self.held = torch.stack(held).to(self.held)

@@ -152,7 +152,9 @@ class ThickRestart:
     def _step(self) -> None:
         """Make room and multiply once."""
         space = self.space
-        space.flush()
+        full = space.m + space.w > space.size or space.m >= self.session.n
+        if space.w == 0 or full:
+            space.flush()
         if space.w == 0:
             space.start_chain(self.plan.block_size)
         if space.m + space.w > space.size:
@@ -181,6 +183,8 @@ class ThickRestart:
 
     def _build(self) -> None:
         space, progress = self.space, self.progress
+        if space.m >= self.session.n:
+            space.flush()
         complete = space.m >= self.session.n
         if complete or not self._affordable():
             progress.exhausted = not complete
@@ -201,7 +205,9 @@ class ThickRestart:
         ritz = space.ritz()
         chosen = self._wanted(ritz)
         S, allowed = ritz.vectors[:, chosen], self.allowed(ritz.values[chosen])
-        held = torch.linalg.vector_norm(space.G @ S, dim=0) / allowed
+        # What is held may have gone over into rows that came later.
+        held = (space.K.diagonal().clamp_min(0.0).sqrt()[:, None] * space.G) @ S
+        held = torch.linalg.vector_norm(held, dim=0) / allowed
         pending = torch.linalg.vector_norm(space.R @ S, dim=0) / allowed
         if float(held.max()) > max(0.5, float(pending.max()) if space.w else 0.0):
             lacking = held > 0.5
@@ -231,8 +237,7 @@ class ThickRestart:
             chosen = order(ritz.values, plan.which)[:keep]
             space.compress(ritz.vectors[:, chosen.sort().values])
         wanted = ritz.values[self._wanted(ritz)]
-        # Held back, not given up: the residuals that were reached stay known. What hides
-        # from the first chain is orthogonal to all of it, to its last vector as well.
+        # Held back, not given up: the residuals that were reached stay known.
         space.hold_pending()
         self.progress.chain_edges = [edge(e, wanted) for e in ends(plan.which, plan.k)]
         space.start_chain(plan.block_size)

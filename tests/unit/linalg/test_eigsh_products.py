@@ -204,3 +204,49 @@ def test_results_say_what_their_residuals_are_after_loading(tmp_path):
 def test_unknown_kinds_of_residuals_are_refused():
     with pytest.raises(ValueError, match="`residuals` must be one of"):
         eigsh(torch.eye(99), k=2, residuals="none")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("top", [[5.0] * 4 + [3.0] * 3, [9.0, 9, 7, 7, 5, 5, 3, 3]])
+def test_copies_that_rounding_half_brought_are_found(top, dtype):
+    """What rounding put of a copy into the first chain's last row is not lost."""
+    values = np.concatenate([top, np.linspace(-0.2, 0.2, N - len(top))])
+    wrong = 0
+
+    for seed in range(10):
+        counted, _ = diagonal_operator(values.astype(str(dtype)[6:]))
+        result = eigsh(
+            counted, k=6, which="LA", generator=torch.Generator().manual_seed(seed)
+        )
+        error = np.abs(result.eigenvalues.numpy() - np.array(top[:6])).max()
+        wrong += error > 1e-3
+        assert result.converged.all()
+
+    # The look for more sees each with a probability of 97 %.
+    assert wrong <= 1
+
+
+@pytest.mark.parametrize("name", ["ten outliers", "harmonic", "rank 30", "both ends"])
+@pytest.mark.parametrize("check_multiplicity", [True, False])
+def test_a_host_that_looks_every_second_step_loses_hardly_a_product(
+    name, check_multiplicity, monkeypatch
+):
+    """As on a GPU, whose coefficients are read while it computes the next step."""
+    from curvescope.linalg import _krylov
+
+    values, k, which = eigenvalues(name)
+    arguments = {"k": k, "which": which, "check_multiplicity": check_multiplicity}
+    counted, _ = diagonal_operator(values)
+    plain = eigsh(counted, **arguments)
+    begin = _krylov.KrylovSpace.__init__
+
+    def lagging(self, *given, **options):
+        begin(self, *given, **options)
+        self._lag = _krylov._LAG
+
+    monkeypatch.setattr(_krylov.KrylovSpace, "__init__", lagging)
+    late = eigsh(counted, **arguments)
+
+    torch.testing.assert_close(late.eigenvalues, plain.eigenvalues, rtol=1e-4, atol=0)
+    assert late.converged.all()
+    assert late.cost.num_matvecs <= plain.cost.num_matvecs + 4
