@@ -110,7 +110,7 @@ class ProductPlan:
             ("  columns at once", str(self.columns)),
             ("  graphs kept", f"{graphs}, {format_bytes(self.graph)} each"),
             ("  data", "kept" if self.data else "read anew for every pass"),
-            ("  BatchNorm", "folded" if self.fold else "as it is"),
+            *([("  BatchNorm", "folded")] if self.fold else []),
             ("  time", time),
             ("  memory", f"{held} held, {peak} at the peak: {limit}"),
         ]

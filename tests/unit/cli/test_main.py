@@ -64,7 +64,7 @@ def test_second_call_returns_the_finished_run_without_products(out, monkeypatch)
     def refuse(*_):
         raise AssertionError
 
-    monkeypatch.setattr(Hessian, "_multiply", refuse)
+    monkeypatch.setattr(Hessian, "_blocks", refuse)
 
     assert run(*command) == 0
     second = load(out / "results", "eigenpairs")
@@ -78,22 +78,42 @@ def test_interrupted_run_resumes_to_the_same_answer_at_the_same_cost(
     words = ["spectrum", "mlp", "--data", "digits", "--num-samples", 40, "--k", 3]
     assert run(*words, "--out", tmp_path / "whole") == 0
     whole = load(tmp_path / "whole" / "results", "eigenpairs")
-    multiply, count = Hessian._multiply, [0]
+    blocks, count = Hessian._blocks, [0]
 
-    def interrupted(self, graph, tangents):
+    def interrupted(self, graph, take, num, samples):
         count[0] += 1
         if count[0] > products:
             raise KeyboardInterrupt
-        return multiply(self, graph, tangents)
+        return blocks(self, graph, take, num, samples)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Hessian, "_multiply", interrupted)
+        patch.setattr(Hessian, "_blocks", interrupted)
         assert run(*words, "--out", tmp_path / "broken") == 130
     assert run(*words, "--out", tmp_path / "broken") == 0
 
     resumed = load(tmp_path / "broken" / "results", "eigenpairs")
     assert torch.equal(resumed.eigenvalues, whole.eigenvalues)
     assert resumed.cost.num_matvecs == whole.cost.num_matvecs
+
+
+def test_dry_run_prints_the_plan_and_writes_nothing(out, capsys):
+    assert run("spectrum", *TOY, "--k", 2, "--dry-run", "--out", out) == 0
+
+    printed = capsys.readouterr().out
+    assert "plan of the Hessian" in printed
+    assert "eigenpairs" in printed
+    assert not out.exists()
+
+
+def test_an_explained_run_is_the_same_run(out, capsys):
+    run("spectrum", *TOY, "--k", 2, "--explain", "--out", out)
+    assert "plan of the analysis" in capsys.readouterr().out
+    first = load(out / "results", "eigenpairs")
+
+    assert run("spectrum", *TOY, "--k", 2, "--out", out) == 0
+    assert "plan of the analysis" not in capsys.readouterr().out
+    second = load(out / "results", "eigenpairs")
+    assert torch.equal(first.eigenvalues, second.eigenvalues)
 
 
 def test_folder_of_another_configuration_is_refused(out, capsys):
