@@ -29,7 +29,9 @@ nitpick_ignore_regex = [
     ("py:.*", r"(?!curvescope\b)(?!cs\.).*"),
     # Inner rooms: their types stand in signatures, but have no page.
     ("py:.*", r"curvescope\.(_core|autodiff)\..*"),
-    ("py:.*", r"curvescope\.problem\.batches\..*"),
+    ("py:.*", r"curvescope\.problem\.(batches|shared)\..*"),
+    ("py:.*", r"curvescope\.problem\.problem\._T"),
+    ("py:.*", r"curvescope\.curvature\.choices\.Choices"),
     ("py:.*", r"curvescope\.exact\.(network|activations)\..*"),
     ("py:.*", r"curvescope\.experiments\.base\..*"),
     ("py:.*", r"curvescope\.analysis\.tracking_.*"),
