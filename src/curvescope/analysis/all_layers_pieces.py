@@ -84,7 +84,7 @@ class _PackedSite:
         n, groups = self.pulled.shape[0], self.inputs.shape[0]
         return n, groups, self.outputs, self.inputs.shape[2] // n
 
-    def forward(self, tangents: Mapping[str, Tensor]) -> Tensor:
+    def forward(self, tangents: Mapping[str | None, Tensor]) -> Tensor:
         """Return ``J V``, ``(N, K, k)``, for tangents ``(k, *shape)``."""
         n, g, a, t = self._sizes
         num = len(next(iter(tangents.values())))
@@ -98,7 +98,7 @@ class _PackedSite:
         moved = moved.expand(g, num * a, n * t).view(g, num, a, n, t)
         return self.pulled @ moved.permute(3, 0, 2, 4, 1).reshape(n, g * a * t, num)
 
-    def adjoint(self, Y: Tensor, total: Mapping[str, Tensor]) -> None:
+    def adjoint(self, Y: Tensor, total: Mapping[str | None, Tensor]) -> None:
         """Add ``J' Y`` for ``Y`` of shape ``(N, K, k)``; sums are ``(k, *shape)``."""
         n, g, a, t = self._sizes
         num = Y.shape[2]

@@ -216,7 +216,7 @@ def test_choices_of_a_wrong_kind_are_refused():
 def test_an_unknown_keyword_is_named_with_those_that_there_are():
     problem = _problem()
 
-    with pytest.raises(TypeError, match="`keywords` must .*columns, .*; got colums"):
+    with pytest.raises(TypeError, match=r"`keywords` must .*columns, .*; got colums"):
         Hessian(problem, colums=3)
     with pytest.raises(TypeError, match="got explian"):
         cs.analyze(problem, explian=True)
