@@ -5,8 +5,8 @@ move them. Checksums read every byte, which is cheap beside one product.
 """
 
 import hashlib
-import zlib
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,37 +29,75 @@ def _on_device(tensor: Tensor) -> Tensor:
     return ((mixed ^ places) * _MULTIPLIERS[1]).sum()
 
 
-def _on_cpu(tensor: Tensor) -> bytes:
-    """Return the sums of the words' rows and columns: as fast as memory can be read.
+class _Words:
+    """The memory of a contiguous tensor on the CPU, summed again and again.
 
-    A change of one weight moves a row's sum; a swap of two moves a column's.
+    The sums are of the words' rows and columns: as fast as memory can be read. A change
+    of one weight moves a row's sum; a swap of two moves a column's.
     """
-    flat = tensor.detach().contiguous().reshape(-1)
-    if flat.numel() == 0:
-        return b""
-    octets = flat.view(torch.uint8).numpy()
-    whole = octets.size // _ROW * _ROW
-    tail = zlib.crc32(octets[whole:].data).to_bytes(4, "little")
-    if whole == 0:
-        return tail
-    words = octets[:whole].view(np.uint64).reshape(-1, _ROW // 8)
-    sums = np.concatenate([words.sum(axis=0), words.sum(axis=1)])
-    return zlib.crc32(sums.data).to_bytes(4, "little") + tail
+
+    def __init__(self, tensor: Tensor) -> None:
+        flat = tensor.detach().reshape(-1)
+        octets = flat.view(torch.uint8).numpy() if flat.numel() else np.empty(0, np.uint8)
+        whole = octets.size // _ROW * _ROW
+        self._tail = octets[whole:]
+        self._words = octets[:whole].view(np.uint64).reshape(-1, _ROW // 8)
+        num_rows, num_columns = self._words.shape
+        self._sums = np.empty(num_rows + num_columns, np.uint64)
+
+    def feed(self, digest: Any) -> None:
+        """Give what the memory holds now to a hash."""
+        num_rows = len(self._words)
+        if num_rows:
+            np.add.reduce(self._words, axis=1, out=self._sums[:num_rows])
+            np.add.reduce(self._words, axis=0, out=self._sums[num_rows:])
+            digest.update(self._sums.data)
+        digest.update(self._tail.data)
+
+
+class Watch:
+    """Checksums of the same tensors, looked at many times at little cost.
+
+    It remembers how their memory is laid out, never what it held, and keeps it alive:
+    another tensor at the same address cannot be taken for one of them.
+    """
+
+    def __init__(self) -> None:
+        self._layout: list[Any] = []
+        self._kinds = b""
+        self._words: list[_Words | None] = []
+
+    def checksum(self, tensors: Iterable[Tensor]) -> str:
+        """Return a short hash of the values (not the names) of tensors, in their order."""
+        tensors = list(tensors)
+        layout = [
+            (t.data_ptr(), t.shape, t.dtype, t.stride(), t.device) for t in tensors
+        ]
+        if layout != self._layout:
+            self._layout = layout
+            self._kinds = "".join(f"{t.dtype}{tuple(t.shape)}" for t in tensors).encode()
+            self._words = [_Words(t) if _lies_flat(t) else None for t in tensors]
+        digest = hashlib.blake2b(self._kinds, digest_size=12)
+        remote = []
+        for tensor, words in zip(tensors, self._words, strict=True):
+            if words is not None:
+                words.feed(digest)
+            elif tensor.device.type == "cpu":
+                _Words(tensor.detach().contiguous()).feed(digest)
+            else:
+                remote.append(_on_device(tensor))
+        if remote:
+            digest.update(torch.stack(remote).cpu().numpy().tobytes())
+        return digest.hexdigest()
+
+
+def _lies_flat(tensor: Tensor) -> bool:
+    return tensor.device.type == "cpu" and tensor.is_contiguous()
 
 
 def checksum(tensors: Iterable[Tensor]) -> str:
     """Return a short hash of the values (not the names) of tensors, in their order."""
-    digest = hashlib.blake2b(digest_size=12)
-    remote = []
-    for tensor in tensors:
-        digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
-        if tensor.device.type == "cpu":
-            digest.update(_on_cpu(tensor))
-        else:
-            remote.append(_on_device(tensor))
-    if remote:
-        digest.update(torch.stack(remote).cpu().numpy().tobytes())
-    return digest.hexdigest()
+    return Watch().checksum(tensors)
 
 
 def of_samples(tensors: Sequence[Tensor], size: int) -> int:

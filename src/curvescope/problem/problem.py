@@ -332,7 +332,7 @@ class Problem:
         shared.processes.check()
         live = dict(self.model.named_parameters())
         buffers = dict(self.model.named_buffers())
-        weights = checksum([*live.values(), *buffers.values()])
+        weights = shared.watch.checksum([*live.values(), *buffers.values()])
         if weights != shared.weights:
             inspection.check_finite(live, buffers)
             shared.parameters = {n: self._placed(p) for n, p in live.items()}

@@ -8,6 +8,7 @@ from weakref import WeakSet
 import torch
 from torch import Tensor
 
+from curvescope._core.fingerprints import Watch
 from curvescope._core.processes import Processes
 from curvescope.autodiff.network import Network
 from curvescope.losses.base import AbstractLoss
@@ -69,6 +70,7 @@ class Shared:
     loss_options: str = ""
     denominator: float = math.nan
     weights: str = ""
+    watch: Watch = field(default_factory=Watch)
     parameters: dict[str, Tensor] | None = None
     buffers: dict[str, Tensor] | None = None
     evaluation: Evaluation | None = None
