@@ -15,10 +15,11 @@ from torch import Tensor
 
 from curvescope._core.checkpoint import Checkpoint
 from curvescope._core.random import gaussian
+from curvescope.linalg._hidden import nothing_hides
 from curvescope.linalg._krylov import KrylovSpace, Ritz
 from curvescope.linalg._products import float64_gram
 from curvescope.linalg._session import Session
-from curvescope.linalg._wanted import edge, ends, enough, order
+from curvescope.linalg._wanted import edge, ends, order
 
 _FLOOR_EPS = 32.0
 _MIN_CHECK = 20
@@ -50,6 +51,7 @@ class Progress:
     first_products: int = 0
     chain_began: int = -1
     chain_steps: int = 0
+    chain_width: int = 0
     chain_edges: list[float] = field(default_factory=list)
     found: bool = False
     checked: bool = False
@@ -168,6 +170,8 @@ class ThickRestart:
         start = space.first
         ritz = space.ritz(start)
         total = len(ritz.values)
+        if start:
+            self.progress.chain_width = 0  # its start is lost
         wanted = self.plan.k if start == 0 else 0
         keep = wanted + (total - wanted) // 2
         keep = min(keep, space.size - start - space.w - 1)
@@ -243,7 +247,7 @@ class ThickRestart:
         space.start_chain(plan.block_size)
         space.first = space.m
         self.progress.chain_began = self._spent()
-        self.progress.chain_steps = 0
+        self.progress.chain_steps, self.progress.chain_width = 0, space.w
         self.progress.found = False
 
     def _check(self) -> None:
@@ -269,26 +273,15 @@ class ThickRestart:
     def _chain_is_clean(self) -> bool:
         """Tell whether nothing larger than the last wanted value hides."""
         space, plan, progress = self.space, self.plan, self.progress
-        chain = space.ritz(space.first)
         whole = space.ritz()
         wanted = whole.values[self._wanted(whole)]
         for e in ends(plan.which, plan.k):
             limit = edge(e, wanted)
-            keys = e.key(chain.values)
-            lowest = int(keys.argmin())
-            bottom = float(keys[lowest] - chain.residuals[lowest])
-            for i in torch.argsort(keys, descending=True).tolist():
-                key, residual = float(keys[i]), float(chain.residuals[i])
-                slack = plan.tol * abs(limit) + self.floor()
-                if residual <= slack:
-                    if key <= limit + slack:
-                        break
-                    continue
-                top = key + residual
-                if e.kind == "magnitude":
-                    bottom = -top
-                if enough(progress.chain_steps, top, bottom, limit, self.session.n):
-                    break
+            slack = plan.tol * abs(limit) + self.floor()
+            width, steps = progress.chain_width, progress.chain_steps
+            if not nothing_hides(
+                e, limit, slack, space, steps=steps, start_width=width
+            ):
                 return False
         return True
 

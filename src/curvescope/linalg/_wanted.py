@@ -1,14 +1,9 @@
-"""Which eigenvalues are asked for, and whether larger ones may still hide."""
+"""Which eigenvalues are asked for."""
 
-import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-
-# A random start has less than 1/30 of its expected share of a hidden eigenvector
-# with probability 3 %: the chain must amplify it by that much more.
-_SAFETY = 30.0
 
 
 @dataclass(frozen=True)
@@ -23,6 +18,12 @@ class End:
         if self.kind == "magnitude":
             return values.abs()
         return values if self.kind == "high" else -values
+
+    def values(self, key: float) -> tuple[float, ...]:
+        """Return the values that have a key."""
+        if self.kind == "magnitude":
+            return key, -key
+        return (key,) if self.kind == "high" else (-key,)
 
 
 def ends(which: str, k: int) -> list[End]:
@@ -51,26 +52,3 @@ def order(values: Tensor, which: str) -> Tensor:
 def edge(end: End, wanted: Tensor) -> float:
     """Return the key of the last wanted value at ``end``."""
     return float(end.key(wanted).sort(descending=True).values[end.count - 1])
-
-
-def growth(steps: int, top: float, bottom: float, edge: float) -> float:
-    """Return the logarithm of the amplification of a value at ``edge``.
-
-    After ``steps`` steps a Krylov space holds the Chebyshev polynomial that is at most
-    1 on ``[bottom, top]`` and ``cosh(steps acosh(x))`` at ``edge``. The interval must
-    hold the rest of the spectrum: Ritz values with their residuals around them, since
-    a first step alone has one Ritz value and knows no width.
-    """
-    if edge <= top:
-        return 0.0
-    width = top - bottom
-    if width <= 0.0:
-        return math.inf
-    x = 1.0 + 2.0 * (edge - top) / width
-    return steps * math.acosh(x) - math.log(2.0)
-
-
-def enough(steps: int, top: float, bottom: float, edge: float, n: int) -> bool:
-    """Tell whether a hidden value above ``edge`` would by now be seen."""
-    needed = math.log(_SAFETY * math.sqrt(n))
-    return growth(steps, top, bottom, edge) >= needed

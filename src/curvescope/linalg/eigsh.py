@@ -62,7 +62,7 @@ def eigsh(
     start meets each eigenspace in one direction only; after convergence a random
     vector orthogonal to all that was found starts another chain, which ends when an
     eigenvalue above the last wanted one would have shown itself with a probability
-    of about 97 %.
+    of 95 % at least.
 
     The products of the basis vectors give the residual of every pair for nothing, up to
     rounding. By default one more product, with a random mixture of all pairs, shows
