@@ -1,8 +1,8 @@
 """A model run in a form that is cheaper to differentiate twice, and equal.
 
-Frozen BatchNorm is folded into the convolution before it, and convolutions and layer
-norms have second derivatives of their own (`curvescope.autodiff.convolution`,
-`curvescope.autodiff.normalisation`).
+Frozen BatchNorm is folded into the convolution before it, and convolutions, layer norms
+and rectifiers have second derivatives of their own (`curvescope.autodiff.convolution`,
+`curvescope.autodiff.normalisation`, `curvescope.autodiff.rectification`).
 
 In eval mode BatchNorm is an affine map of each channel. Multiplying the convolution's
 weight by its scale, as a function of the raw parameters, keeps every derivative exact
@@ -24,9 +24,12 @@ from torch.utils._pytree import tree_any, tree_map
 
 from curvescope.autodiff.convolution import Convolution, ConvSettings
 from curvescope.autodiff.normalisation import layer_norm
+from curvescope.autodiff.rectification import Rectification
 
 _BATCH_NORMS = (F.batch_norm, torch.batch_norm)
 _LAYER_NORMS = (F.layer_norm, torch.layer_norm)
+_RELUS = (F.relu, torch.relu, Tensor.relu, torch.relu_, Tensor.relu_)
+_IN_PLACE = (torch.relu_, Tensor.relu_)
 # What a placeholder answers rightly without being computed.
 _SHAPE_QUERIES = frozenset(
     {
@@ -112,6 +115,9 @@ class FoldedEvaluation(TorchFunctionMode):
         if func in _LAYER_NORMS:
             args, kwargs = self.compute((args, kwargs))
             return self._layer_norm(*args, **kwargs)
+        if func in _RELUS and torch.is_grad_enabled():
+            args, kwargs = self.compute((args, kwargs))
+            return _relu(*args, **kwargs, within=func in _IN_PLACE)
         if func is F.conv2d:
             args, kwargs = self.compute((args, kwargs))
             deferred = self._defer(args, dict(kwargs))
@@ -220,6 +226,15 @@ def _autocast(
         return x, weight, bias
     dtype = torch.get_autocast_dtype(kind)
     return x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
+
+
+def _relu(
+    input: Tensor,
+    inplace: bool = False,  # noqa: FBT001, FBT002 - as torch has it
+    *,
+    within: bool,
+) -> Tensor:
+    return Rectification.apply(input, inplace or within)
 
 
 def _pair(value: Any) -> tuple[int, int]:

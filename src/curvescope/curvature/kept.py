@@ -371,7 +371,7 @@ class KeptGraphs:
             return ""
         batches = self.problem.num_batches
         width = self.planned_columns(self.room.block_size, len(self._graphs))
-        layers = ", BatchNorm folded" if self.folds else ""
+        layers = ", layers in their cheaper forms" if self.folds else ""
         return (
             f"graphs of {len(self._graphs)} of {batches} batches kept, up to {width} "
             f"columns at once{layers}"

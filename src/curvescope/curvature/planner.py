@@ -44,7 +44,7 @@ class ProductPlan:
         columns: Columns multiplied at once.
         num_kept: Batches whose graph is kept between products.
         num_batches: All batches.
-        fold: Whether frozen BatchNorm is folded into convolutions.
+        fold: Whether layers run in forms that are cheaper to differentiate twice.
         limit: Bytes allowed for data, graphs, and what comes and goes.
         data: Bytes of the kept data; 0 if they are read anew for every pass.
         graph: Bytes of the largest batch's graph.
@@ -110,7 +110,7 @@ class ProductPlan:
             ("  columns at once", str(self.columns)),
             ("  graphs kept", f"{graphs}, {format_bytes(self.graph)} each"),
             ("  data", "kept" if self.data else "read anew for every pass"),
-            *([("  BatchNorm", "folded")] if self.fold else []),
+            *([("  layers", "in cheaper forms, BatchNorm folded")] if self.fold else []),
             ("  time", time),
             ("  memory", f"{held} held, {peak} at the peak: {limit}"),
         ]

@@ -85,6 +85,12 @@ def overwritten_after_norm(net, x):
     return z + y
 
 
+def rectified_output(net, x):
+    y = net.conv(x)
+    z = y.relu_()
+    return net.norm(y) + torch.relu_(2.0 * z)
+
+
 def shape_only(net, x):
     y = net.conv(x)
     assert y.shape[1] == y.size(1) == 3
@@ -101,6 +107,9 @@ BETWEEN = {
     "no_grad around a reader": no_grad_reader,
     "an overwritten output": overwritten_output,
     "queries of its shape": shape_only,
+    "a rectifier": lambda net, x: F.relu(net.norm(net.conv(x))) + net.conv(x).relu(),
+    "a rectifier in place": lambda net, x: F.relu(net.norm(net.conv(x)), inplace=True),
+    "a rectifier of what is deferred": rectified_output,
     "indexing": lambda net, x: net.norm(net.conv(x)[:, [0, 1, 2]]),
     "a list": lambda net, x: net.norm(torch.cat([net.conv(x), net.conv(x)])[: len(x)]),
     "weights used twice": lambda net, x: net.norm(net.conv(x)) + net.conv(2 * x),
@@ -262,3 +271,25 @@ def test_a_gauss_newton_product_computes_no_convolution_in_vain():
     # J v: dw * x everywhere, w * dx but for the first; J' u: one backward each.
     assert counts.of["convolution"] == 3 + 2
     assert counts.of["convolution_backward"] == 3
+
+
+def counted_product(*layers):
+    net = nn.Sequential(*layers, nn.Conv2d(3, 2, 2), nn.Flatten()).double()
+    data = (torch.randn(4, 2, 6, 6, dtype=torch.float64), torch.arange(4) % 2)
+    H = Hessian(Problem(net, "cross_entropy", data))
+    v = torch.randn(H.shape[1], dtype=torch.float64)
+    H @ v
+    with _Counts() as counts:
+        H @ v
+    return counts.of
+
+
+def test_rectifiers_make_no_zeros():
+    convs = nn.Conv2d(2, 3, 3), nn.Conv2d(3, 3, 3)
+    linear = counted_product(*convs)
+    rectified = counted_product(
+        convs[0], nn.ReLU(), convs[1], nn.ReLU(inplace=True)
+    )
+
+    assert rectified["threshold_backward"] == 4
+    assert rectified["zeros_like"] == linear["zeros_like"]
