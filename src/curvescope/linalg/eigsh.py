@@ -31,6 +31,8 @@ from curvescope.results import Eigenpairs
 _DENSE_BELOW = 64
 _LAST_RESORT_BELOW = 2048
 _ASYMMETRY = 0.05
+# What rounding to bfloat16 leaves in a residual, relative to the largest eigenvalues.
+_LEAST_COARSE = 1e-4
 # Length of the random part of a start beside the given one, see `mixed_start`.
 _NOISE = 0.3
 
@@ -77,7 +79,8 @@ def eigsh(
         k: Number of pairs, at most ``n``.
         which: ``"LM"`` largest magnitude, ``"LA"`` largest, ``"SA"`` smallest,
             ``"BE"`` half from each end (one more from the high end if ``k`` is odd).
-        tol: Relative residual; by default 1e-3 in float32 and below, 1e-8 in float64.
+        tol: Relative residual; by default 1e-8 in float64, and 1e-3 below it or with a
+            basis in bfloat16, which does not reach less than 1e-4.
         max_matvecs: Products to spend at most, by default ``max(2000, 100 k)``.
         block_size: Columns of one block step; more than 1 pays where a block costs
             little more than a column, and where eigenvalues repeat.
@@ -134,10 +137,7 @@ def eigsh(
     one_of("residuals", residuals, ("checked", "products", "estimated"))
     vectors = _check_start(start, operator)
     basis_folder(basis)
-    precise = operator.dtype == torch.float64
-    if tol is None:
-        tol = 1e-8 if precise else 1e-3
-    tol = real("tol", tol, minimum=0.0)
+    tol = _check_tolerance(tol, operator, basis)
     limit = max(2000, 100 * k) if max_matvecs is None else max_matvecs
     limit = positive_int("max_matvecs", limit)
     plan = Plan(k, which, tol, block_size, limit, check_multiplicity, residuals)
@@ -200,6 +200,19 @@ class _Found:
     residuals_from: str
     norm: float
     notes: list[str]
+
+
+def _check_tolerance(tol: float | None, A: LinearOperator, basis: str | Path) -> float:
+    """Return the tolerance, if a basis of so few digits can reach it."""
+    coarse = basis == "bfloat16"
+    if tol is None:
+        return 1e-8 if A.dtype == torch.float64 and not coarse else 1e-3
+    tol = real("tol", tol, minimum=0.0)
+    if coarse and tol < _LEAST_COARSE:
+        contract = f'be at least {_LEAST_COARSE:g} with `basis="bfloat16"`'
+        remedy = 'Use `basis="cpu"` or `"disk"`, which lose no digits.'
+        raise ValueError(message("tol", contract, tol, remedy))
+    return tol
 
 
 def _check_start(start: Eigenpairs | Tensor | None, A: LinearOperator) -> Tensor | None:
