@@ -39,7 +39,7 @@ class Settings:
         columns: Widths of the blocks, ascending.
         columns_of: Others, by problem.
         rounds: Wanted for each; fewer where the budget ends.
-        budget: Seconds for all.
+        budget: Seconds for all, without those for references, starting and building.
         shares: Of the budget, by problem, in any unit; 1 where none is given.
     """
 
@@ -97,19 +97,19 @@ class Runner:
     def run(self) -> Outcome:
         """Measure everything that fits the budget."""
         settings = self._settings
-        end = self._clock() + settings.budget
+        left = settings.budget
         groups = [(p, m) for p in settings.problems for m in settings.matrices]
         costs = [settings.shares.get(p, 1.0) * len(self._members(m)) for p, m in groups]
         for position, (problem, matrix) in enumerate(groups):
             share = costs[position] / max(sum(costs[position:]), 1e-9)
-            now = self._clock()
-            self._group(problem, matrix, now + (end - now) * share)
+            left -= self._group(problem, matrix, max(left, 0.0) * share)
         return self.outcome
 
     def _members(self, matrix: str) -> list[Implementation]:
         return [i for i in self._implementations if matrix in i.matrices]
 
-    def _group(self, problem: str, matrix: str, end: float) -> None:
+    def _group(self, problem: str, matrix: str, budget: float) -> float:
+        """Measure one problem's matrix; return what it took, but for getting ready."""
         columns = self._settings.columns_of.get(problem, self._settings.columns)
         wanted = sorted({0, *(k - 1 for k in columns)})
         self._say(f"{problem}, {matrix}: exact products")
@@ -124,12 +124,16 @@ class Runner:
                 for implementation in members:
                     # One at a time, so that starting disturbs nobody's numbers.
                     self._admit(implementation, problem, matrix, facts, workers)
+                start = self._clock()
                 for k in columns:
                     asked = {key: w for key, w in workers.items() if k <= most[key]}
                     there = set(asked)
-                    self._block(problem, matrix, k, asked, str(reference), end)
+                    self._block(
+                        problem, matrix, k, asked, str(reference), start + budget
+                    )
                     for key in there - asked.keys():  # those that failed
                         del workers[key]
+                return self._clock() - start
             finally:
                 for worker, _ in workers.values():
                     worker.__exit__(None, None, None)
