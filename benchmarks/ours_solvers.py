@@ -41,15 +41,29 @@ class OnHessian:
 
 
 class Top(OnHessian):
-    """`eigsh`."""
+    """`eigsh`, with the check for repeated eigenvalues that no peer makes, or without."""
+
+    checks = True
 
     def solve(self, seed: int, *, k: int, tol: float = 1e-3) -> Answer:
-        found = cs.eigsh(self._operator, k=k, tol=tol, generator=generator(seed))
+        found = cs.eigsh(
+            self._operator,
+            k=k,
+            tol=tol,
+            check_multiplicity=self.checks,
+            generator=generator(seed),
+        )
         return Answer(
             values=found.eigenvalues,
             vectors=found.eigenvectors,
             claimed=found.converged.tolist(),
         )
+
+
+class UncheckedTop(Top):
+    """`eigsh` as others have it."""
+
+    checks = False
 
 
 class Density(OnHessian):
@@ -113,6 +127,10 @@ def generator(seed: int) -> torch.Generator:
 
 def top() -> Top:
     return Top()
+
+
+def top_unchecked() -> Top:
+    return UncheckedTop("curvescope, no check for repeated eigenvalues")
 
 
 def top_compiled() -> Top:

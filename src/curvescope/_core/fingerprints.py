@@ -38,7 +38,9 @@ class _Words:
 
     def __init__(self, tensor: Tensor) -> None:
         flat = tensor.detach().reshape(-1)
-        octets = flat.view(torch.uint8).numpy() if flat.numel() else np.empty(0, np.uint8)
+        octets = (
+            flat.view(torch.uint8).numpy() if flat.numel() else np.empty(0, np.uint8)
+        )
         whole = octets.size // _ROW * _ROW
         self._tail = octets[whole:]
         self._words = octets[:whole].view(np.uint64).reshape(-1, _ROW // 8)
@@ -75,7 +77,9 @@ class Watch:
         ]
         if layout != self._layout:
             self._layout = layout
-            self._kinds = "".join(f"{t.dtype}{tuple(t.shape)}" for t in tensors).encode()
+            self._kinds = "".join(
+                f"{t.dtype}{tuple(t.shape)}" for t in tensors
+            ).encode()
             self._words = [_Words(t) if _lies_flat(t) else None for t in tensors]
         digest = hashlib.blake2b(self._kinds, digest_size=12)
         remote = []

@@ -110,7 +110,11 @@ class ProductPlan:
             ("  columns at once", str(self.columns)),
             ("  graphs kept", f"{graphs}, {format_bytes(self.graph)} each"),
             ("  data", "kept" if self.data else "read anew for every pass"),
-            *([("  layers", "in cheaper forms, BatchNorm folded")] if self.fold else []),
+            *(
+                [("  layers", "in cheaper forms, BatchNorm folded")]
+                if self.fold
+                else []
+            ),
             ("  time", time),
             ("  memory", f"{held} held, {peak} at the peak: {limit}"),
         ]

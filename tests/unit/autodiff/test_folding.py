@@ -287,9 +287,7 @@ def counted_product(*layers):
 def test_rectifiers_make_no_zeros():
     convs = nn.Conv2d(2, 3, 3), nn.Conv2d(3, 3, 3)
     linear = counted_product(*convs)
-    rectified = counted_product(
-        convs[0], nn.ReLU(), convs[1], nn.ReLU(inplace=True)
-    )
+    rectified = counted_product(convs[0], nn.ReLU(), convs[1], nn.ReLU(inplace=True))
 
     assert rectified["threshold_backward"] == 4
     assert rectified["zeros_like"] == linear["zeros_like"]

@@ -79,7 +79,9 @@ def test_the_bound_falls_with_the_distance_from_the_ritz_values(
 
 def test_a_repeated_eigenvalue_is_found_in_as_many_of_200_runs_as_promised() -> None:
     n = 400
-    values = torch.cat([torch.tensor([5.0, 5.0, 4.0]), torch.linspace(-1.0, 1.0, n - 3)])
+    values = torch.cat(
+        [torch.tensor([5.0, 5.0, 4.0]), torch.linspace(-1.0, 1.0, n - 3)]
+    )
     A = torch.diag(values.double())
     found = 0
     for seed in range(200):
