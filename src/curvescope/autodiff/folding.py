@@ -230,7 +230,7 @@ def _autocast(
 
 def _relu(
     input: Tensor,
-    inplace: bool = False,  # noqa: FBT001, FBT002 - as torch has it
+    inplace: bool = False,  # noqa: FBT001 - as torch has it
     *,
     within: bool,
 ) -> Tensor:

@@ -317,7 +317,7 @@ def test_a_tolerance_that_bfloat16_cannot_reach_is_refused_and_the_default_is_an
     A = torch.diag(torch.arange(1.0, 301.0, dtype=torch.float64))
 
     with pytest.raises(
-        ValueError, match="be at least 0.0001 with .* which lose no digits"
+        ValueError, match=r"be at least 0.0001 with .* which lose no digits"
     ):
         eigsh(A, k=2, tol=1e-8, basis="bfloat16")
     assert eigsh(A, k=2, basis="bfloat16").tolerance == 1e-3
