@@ -94,9 +94,11 @@ class Network:
             stack.enter_context(sdpa_kernel(SDPBackend.MATH))
             if recurrent:  # cuDNN's RNN kernels have no second derivative
                 stack.enter_context(torch.backends.cudnn.flags(enabled=False))
-            stack.enter_context(torch.autocast(self.device.type, enabled=False))
-            # Gradients are not recorded in inference mode, whatever the grad mode is.
-            stack.enter_context(torch.inference_mode(mode=False))
+            if torch.is_autocast_enabled(self.device.type):
+                stack.enter_context(torch.autocast(self.device.type, enabled=False))
+            if torch.is_inference_mode_enabled():
+                # Gradients are not recorded in it, whatever the grad mode is.
+                stack.enter_context(torch.inference_mode(mode=False))
             if "torch._dynamo" in sys.modules:
                 # Compiled code has no second derivative; without dynamo there is none.
                 stack.enter_context(torch.compiler.set_stance("force_eager"))
