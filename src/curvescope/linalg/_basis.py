@@ -276,7 +276,11 @@ def basis_folder(basis: str | Path) -> tuple[str, Path | None]:
         return "disk", writable_folder("basis", basis)
     if basis not in BASES:
         names = ", ".join(repr(name) for name in BASES)
-        raise ValueError(message("basis", f"be one of {names}, or a folder", basis))
+        raise ValueError(
+            message(
+                "basis", f"be one of {names}, or a folder as a `pathlib.Path`", basis
+            )
+        )
     return basis, Path(tempfile.gettempdir()) if basis == "disk" else None
 
 
