@@ -23,6 +23,9 @@ from curvescope.results import Cost, LayerSpectrum, SpectralDensity
 
 _FLOOR_EPS = 32.0
 
+# A block of so few parameters is formed: its estimates would be poor.
+_FORMED_ALWAYS = 64
+
 
 @dataclass(frozen=True, kw_only=True)
 class Asked:
@@ -137,7 +140,7 @@ class LayerRun:
         asked, space = self._asked, self._space
         probes = asked.num_probes * (asked.num_steps if asked.density else 1)
         # A chain takes at least a few steps of k columns, and k for the residuals.
-        if space.n <= 4 * asked.k + probes:
+        if space.n <= max(_FORMED_ALWAYS, 4 * asked.k + probes):
             self._dense = DenseChain(space)
             return
         self._top = TopChain(

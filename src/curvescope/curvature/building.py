@@ -7,13 +7,11 @@ import torch
 from torch import Tensor
 
 from curvescope._core.checks import message
-from curvescope._core.random import DEFAULT_SEED
 from curvescope.autodiff.folding import FoldedEvaluation
 from curvescope.curvature.choices import ProductChoices
 from curvescope.problem import Problem
 from curvescope.problem.batches import Batch
 
-_VECTORS = 4
 # Builds a batch's graph: (outputs, targets, leaves, batch index) -> graph.
 Differentiate = Callable[[Tensor, Any, tuple[Tensor, ...], int], Any]
 
@@ -82,19 +80,16 @@ class GraphBuilder:
             raise ValueError(message("fold", contract, "True", remedy))
         return graph
 
-    def rounding_error(self, batch: Batch) -> float:
-        """Return the relative error of coarse products: one batch, random vectors."""
-        problem = self._problem
-        generator = torch.Generator().manual_seed(DEFAULT_SEED)
-        V = torch.randn(_VECTORS, problem.num_params, generator=generator)
-        tangents = problem.layout.split(V.to(problem.device))
-        products = []
-        for self.coarse in (False, True):
+    def product(
+        self, batch: Batch, tangents: Sequence[Tensor], *, coarse: bool
+    ) -> Tensor:
+        """Return one batch's product in bfloat16 or in full precision, keeping nothing."""
+        chosen, self.coarse = self.coarse, coarse
+        try:
             parts = self(batch).multiply(tangents, vectorised=False)
-            products.append(problem.layout.join(parts))
-        exact, coarse = products
-        size = torch.linalg.vector_norm(exact).clamp_min(torch.finfo(exact.dtype).tiny)
-        return float(torch.linalg.vector_norm(coarse - exact) / size)
+        finally:
+            self.coarse = chosen
+        return self._problem.layout.join(parts)
 
     def _graph(self, batch: Batch, folding: FoldedEvaluation | None) -> Any:
         leaves, parameters = self._problem.leaves()

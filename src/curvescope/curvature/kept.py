@@ -11,6 +11,7 @@ from torch import Tensor
 
 from curvescope._core.checks import message
 from curvescope._core.errors import AccuracyWarning, ChangedDuringComputationError
+from curvescope._core.random import DEFAULT_SEED
 from curvescope.autodiff.graphs import custom_functions, once_differentiable
 from curvescope.autodiff.layout import Layout
 from curvescope.autodiff.network import preserved_random_state
@@ -39,6 +40,8 @@ Take = Callable[[int, int], list[Tensor]]
 _GUESS = 6
 _WORTH_TRIMMING = 16 * 2**20
 _TIMED = 3
+# Products in bfloat16 are held against others: with random vectors, on some batches.
+_VECTORS, _COMPARED = 2, 4
 
 
 @final
@@ -104,18 +107,41 @@ class KeptGraphs:
         return self._builder.folds
 
     def rounding_error(self) -> float:
-        """Return how far a product is from full precision, see `GraphBuilder`."""
-        batch = next(self.problem.own_batches(), None)
-        errors = [0.0]
-        if batch is not None:
-            with self.running(), preserved_random_state(self.problem.device):
-                errors.append(self._builder.rounding_error(batch))
-        return max(self.problem.processes.gather(lambda: max(errors)))
+        """Return by how much products in bfloat16 are off, relative to random products.
 
-    @property
-    def num_kept(self) -> int:
-        """Batches whose graph is kept now."""
-        return len(self._graphs)
+        Of all batches what the products are, of some by how much they are off: batches'
+        products may cancel where their errors do not.
+        """
+        problem = self.problem
+        generator = torch.Generator().manual_seed(DEFAULT_SEED)
+        V = torch.randn(_VECTORS, problem.num_params, generator=generator)
+        V = V.to(problem.device)
+        like = torch.cat([V, V])
+        sums = problem.summed(
+            lambda: self._with_deviation(V), like, "products in bfloat16"
+        )
+        total, deviation = sums.double().split(_VECTORS)
+        size = torch.linalg.vector_norm(total).clamp_min(torch.finfo(V.dtype).tiny)
+        return float(torch.linalg.vector_norm(deviation) / size)
+
+    def _with_deviation(self, V: Tensor) -> Tensor:
+        """Return this process's products in bfloat16, and below them their errors."""
+        sizes, tangents = self.problem.batch_sizes, self.layout.split(V)
+        last = max(len(sizes) - 1, 0)
+        compared = {round(i * last / (_COMPARED - 1)) for i in range(_COMPARED)}
+        total, deviation = torch.zeros_like(V), torch.zeros_like(V)
+        random = preserved_random_state(self.problem.device)
+        with self.running(), random:
+            for batch in self.problem.own_batches():
+                product = self._builder.product(batch, tangents, coarse=True)
+                total += product
+                if batch.index in compared:
+                    exact = self._builder.product(batch, tangents, coarse=False)
+                    deviation += product.sub_(exact)
+        # The mean error stands for that of the others: too much where errors cancel.
+        num_compared = sum(sizes[i] for i in compared if i < len(sizes))
+        deviation *= sum(sizes) / max(num_compared, 1)
+        return torch.cat([total, deviation])
 
     def widths(
         self, *, num: int = 1, held: int | None = None, num_kept: int | None = None

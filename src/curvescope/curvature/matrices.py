@@ -112,7 +112,11 @@ class CurvatureOperator(SymmetricOperator):
     @final
     def refresh(self) -> str:
         """Drop kept graphs if weights, buffers or data changed; return the fingerprint."""
-        return self._graphs.refresh()
+        return f"{self._identity()}: {self._graphs.refresh()}"
+
+    def _identity(self) -> str:
+        """Return what tells this matrix from others of the same problem."""
+        return f"{self._name}, {self.choices.precision}"
 
     @final
     def release(self) -> None:
@@ -376,7 +380,9 @@ class MonteCarloFisher(CurvatureOperator):
     .. math:: M = \frac{\text{scale}}{S} \sum_n \sum_s g_{ns} g_{ns}^\top,\quad
         g_{ns} = J_n^\top \nabla_f \ell(f_n, \tilde y_{ns})
 
-    The labels are drawn once for the operator: the same seed gives the same matrix.
+    The labels are drawn once for the operator: the same seed gives the same matrix, as
+    long as batches and processes are the same; others give other draws, so that a run is
+    not resumed with another number of processes.
 
     Args:
         problem: Model, loss (a negative log-likelihood) and data.
@@ -406,6 +412,10 @@ class MonteCarloFisher(CurvatureOperator):
         self.seed = seed
         super().__init__(problem, **choices)
         self._options |= {"num_draws": num_draws, "seed": seed}
+
+    def _identity(self) -> str:
+        shares = self.problem.processes.size  # each has streams of its own
+        return f"{super()._identity()}, {self.num_draws} draws, {self.seed}, {shares}"
 
     def _build(
         self, outputs: Tensor, targets: Any, leaves: tuple[Tensor, ...], index: int

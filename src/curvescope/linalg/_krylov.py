@@ -362,6 +362,11 @@ class KrylovSpace:
         """Replace the rows from ``start`` on by ``S'`` times them, in place."""
         self.flush()
         m, kept = self.m, start + S.shape[1]
+        if start:
+            # Rows of earlier chains had shares in what is dropped now.
+            shares = self.T[:start, start:m]
+            lost = float((shares - shares @ S @ S.T).abs().max())
+            self.complete &= lost <= self.threshold
         pending = self.basis.rows(m, m + self.w).clone()
         self.basis.rotate(start, S)
         self.basis.write(kept, pending)

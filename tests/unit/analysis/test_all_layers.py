@@ -27,6 +27,8 @@ def unformed(monkeypatch):
     """Form no block that could be multiplied instead."""
     monkeypatch.setattr(MODULE, "_FORMED_BELOW", 1)
     monkeypatch.setattr(MODULE, "_FORMED_FOR_DENSITY", 1)
+    rows = importlib.import_module("curvescope.analysis.all_layers_rows")
+    monkeypatch.setattr(rows, "_FORMED_ALWAYS", 1)
 
 
 def dense_block(model, loss, X, y, names):

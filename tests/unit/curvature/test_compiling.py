@@ -188,6 +188,30 @@ def test_a_coarse_product_is_off_by_about_what_it_says(matrix):
     assert (coarse @ V).dtype == torch.float32
 
 
+@pytest.mark.parametrize("matrix", MATRICES, ids=lambda m: m.__name__)
+def test_the_error_is_not_stated_too_small_for_small_batches_of_a_trained_network(
+    matrix,
+):
+    """Whose batches cancel in the products, but not in the errors."""
+    torch.manual_seed(0)
+    X, y = torch.randn(256, 20), torch.randint(0, 4, (256,))
+    model = nn.Sequential(nn.Linear(20, 32), nn.ReLU(), nn.Linear(32, 4))
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    for _ in range(100):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(X), y).backward()
+        optimizer.step()
+    problem = Problem(model, "cross_entropy", (X, y), batch_size=8)
+    coarse = matrix(problem, precision="bfloat16")
+    V = torch.randn(problem.num_params, 8)
+    expected = matrix(problem) @ V
+
+    error = float((coarse @ V - expected).norm() / expected.norm())
+
+    assert error < 2 * coarse.rounding_error
+    assert coarse.rounding_error < 10 * error
+
+
 def test_results_say_that_products_were_coarse():
     problem = _problem(dtype=torch.float32)
     coarse = Hessian(problem, precision="bfloat16")

@@ -486,3 +486,16 @@ def test_a_state_of_other_arguments_is_not_resumed(tmp_path):
 
     assert counted.num_matvecs == result.cost.num_matvecs
     np.testing.assert_allclose(result.eigenvalues, [5.0, 4.0], atol=1e-7)
+
+
+@pytest.mark.parametrize(("seed", "which"), [(2, "SA"), (4, "BE")])
+def test_a_symmetric_matrix_is_not_refused_where_a_later_chain_restarts(seed, which):
+    generator = torch.Generator().manual_seed(seed)
+    A = torch.randn(300, 300, dtype=torch.float64, generator=generator)
+    A = (A + A.T).div(2).float()
+
+    pairs = eigsh(A, k=12, which=which, block_size=3)
+
+    exact = torch.linalg.eigvalsh(A.double())
+    wanted = exact[:12] if which == "SA" else torch.cat([exact[:6], exact[-6:]])
+    torch.testing.assert_close(pairs.eigenvalues.flip(0), wanted, rtol=1e-5, atol=1e-5)
