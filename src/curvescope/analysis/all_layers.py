@@ -289,9 +289,10 @@ class _Run:
         room = _MEMORY_SHARE * min(rooms)
         fits = int(room // total)
         fullest = max(top_basis_size(size, k) for size in rest.values())
-        basis = min(fullest, fits - 2 * k - 2)
+        others = 2 * k + 2 + (0 if self.asked.density else self.asked.num_probes)
+        basis = min(fullest, fits - others)
         if basis < min(max(rest.values()), 3 * k + 2):
-            need = format_bytes((5 * k + 4) * total)
+            need = format_bytes((3 * k + 2 + others) * total)
             got = f"{k} ({need} for all layers' bases together)"
             contract = f"let them fit into {format_bytes(room)}"
             raise ValueError(message("k", contract, got, "Measure fewer layers."))

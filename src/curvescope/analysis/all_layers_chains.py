@@ -137,6 +137,11 @@ class TopChain(Chain):
         self.values = self.residuals = torch.zeros(0, dtype=torch.float64)
         self.converged = torch.zeros(0, dtype=torch.bool)
 
+    @property
+    def vectors(self) -> Tensor:
+        """Return those of the pairs, as rows."""
+        return self._krylov.Q[: self.k]
+
     def wanted(self) -> Tensor:
         """Return the pending rows, or the wanted vectors to be verified."""
         krylov = self._krylov
@@ -244,20 +249,21 @@ class DenseChain(Chain):
 
 @final
 class ProbeChain(Chain):
-    r"""Trace and Frobenius norm from random vectors on the sphere of radius sqrt(n).
+    r"""Trace and Frobenius norm: of the top pairs exactly, of the rest by random vectors.
 
-    .. math:: \operatorname{tr} A = \mathbb E\, z^\top A z, \qquad
-        \|A\|_F^2 = \mathbb E\, \|A z\|^2, \qquad
-        \operatorname{Var} z^\top B z = \frac{2 n}{n + 2}
-            \Big(\operatorname{tr} B^2 - \frac{(\operatorname{tr} B)^2}{n}\Big)
+    .. math:: \operatorname{tr} A = \sum_{i \le k} \lambda_i + \mathbb E\, z^\top B z,
+        \qquad \|A\|_F^2 = \sum_{i \le k} \lambda_i^2 + \mathbb E\, \|B z\|^2, \qquad
+        B = A - \sum_{i \le k} \lambda_i v_i v_i^\top
 
-    The variances come from the same products: that of the trace from the norm, that of
-    the squared norm from pairs of probes, ``tr A^4 = E (z_a' A^2 z_b)^2``; or from the
-    probes' spread where that is larger.
+    with z on the sphere of radius sqrt(n). Products with B need none but those with A:
+    ``z' B z = z' A z - sum_i lambda_i (v_i' z)^2``, and likewise their norms. The variances,
 
-    Attributes:
-        trace, trace_error: With its standard error.
-        norm, norm_error: Likewise.
+    .. math:: \operatorname{Var} z^\top B z = \frac{2 n}{n + 2}
+            \Big(\operatorname{tr} B^2 - \frac{(\operatorname{tr} B)^2}{n}\Big),
+
+    come from the same products: that of the trace from the norm, that of the squared norm
+    from pairs of probes, ``tr B^4 = E (z_a' B^2 z_b)^2``; or from the probes' spread where
+    that is larger.
     """
 
     def __init__(
@@ -269,7 +275,8 @@ class ProbeChain(Chain):
         )
         self._n = space.n
         self._Z = Z * (math.sqrt(space.n) / torch.linalg.vector_norm(Z, dim=0))
-        self.trace = self.trace_error = self.norm = self.norm_error = 0.0
+        self._scale = 0.0
+        self._forms = self._gram = torch.zeros(0, dtype=torch.float64)
 
     def wanted(self) -> Tensor:
         """Return the probes."""
@@ -284,27 +291,47 @@ class ProbeChain(Chain):
         if size == 0.0:
             return
         # Squares of tiny entries vanish in float32: a power of two changes no digit.
-        scale = math.ldexp(1.0, math.frexp(size)[1])
-        W = (product / scale).T.contiguous()
-        gram = float64_gram(W, W)
-        p, n = len(gram), self._n
-        traces = float64_gram(self._Z.T.contiguous(), W).diagonal()
+        self._scale = math.ldexp(1.0, math.frexp(size)[1])
+        W = (product / self._scale).T.contiguous()
+        self._gram = float64_gram(W, W)
+        self._forms = float64_gram(self._Z.T.contiguous(), W).diagonal()
+
+    def moments(
+        self, values: Tensor, vectors: Tensor
+    ) -> tuple[float, float, float, float]:
+        """Return the trace and the norm, each followed by its standard error.
+
+        Args:
+            values: The top eigenvalues, shape ``(k,)``.
+            vectors: Their vectors as rows ``(k, n)``.
+        """
+        if self._scale == 0.0:
+            return 0.0, 0.0, 0.0, 0.0
+        values = values / self._scale
+        shares = float64_gram(vectors.contiguous(), self._Z.T.contiguous())
+        weighted = values[:, None] * shares
+        forms = self._forms - (weighted * shares).sum(dim=0)
+        gram = self._gram - weighted.T @ weighted
         squares = gram.diagonal()
-        first, second = float(traces.mean()), float(squares.mean())
+        p, n = len(gram), self._n
+        first, second = float(forms.mean()), max(float(squares.mean()), 0.0)
         mixed = float(gram.square().sum() - squares.square().sum()) / (p * (p - 1))
         factor = 2.0 * n / (n + 2.0)
         by_theory = (
             factor * max(second - first * first / n, 0.0),
             factor * max(mixed - second * second / n, 0.0),
         )
-        by_spread = (float(traces.var()), float(squares.var()))
+        by_spread = (float(forms.var()), float(squares.var()))
         errors = [
             math.sqrt(max(pair) / p) for pair in zip(by_theory, by_spread, strict=True)
         ]
-        self.trace, self.trace_error = first * scale, errors[0] * scale
-        self.norm = math.sqrt(second) * scale
-        self.norm_error = errors[1] / (2.0 * math.sqrt(second)) * scale
-        del self._Z
+        norm = math.sqrt(float(values.square().sum()) + second)
+        return (
+            (float(values.sum()) + first) * self._scale,
+            errors[0] * self._scale,
+            norm * self._scale,
+            errors[1] / (2.0 * norm) * self._scale,
+        )
 
 
 @final

@@ -242,8 +242,10 @@ class LayerRun:
         top = self._top
         assert top is not None
         if self._probes is not None:
-            trace, trace_error = self._probes.trace, self._probes.trace_error
-            norm, norm_error = self._probes.norm, self._probes.norm_error
+            good = top.converged
+            trace, trace_error, norm, norm_error = self._probes.moments(
+                top.values[good], top.vectors[good.to(top.vectors.device)]
+            )
         else:
             trace, trace_error, norm, norm_error = self._moments()
         if self._trace is not None:
