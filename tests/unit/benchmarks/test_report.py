@@ -144,3 +144,16 @@ def test_a_run_survives_json(run):
     again = json.loads(json.dumps(run))
 
     assert report.full(again) == report.full(run)
+
+
+def test_one_disturbed_round_does_not_make_a_slow_peer_as_fast_as_the_fastest(run):
+    seconds = {"gradient_seconds": [1.0, 1.0, 1.0, 1.0, 5.0]}
+    slow = row("Peer", 1, 4.0, ratio_min=0.8, product_seconds=[4.0] * 5, **seconds)
+    close = row("Other", 1, 1.6, product_seconds=[1.6, 1.4, 1.7, 1.4, 9.0], **seconds)
+    run["rows"] = [row("Ours", 1, 1.5), slow, close]
+
+    table = report.full(run)
+
+    assert "**1.50**" in table
+    assert "**1.60**" in table
+    assert "| 4.00 |" in table
