@@ -143,6 +143,11 @@ class KeptGraphs:
         deviation *= sum(sizes) / max(num_compared, 1)
         return torch.cat([total, deviation])
 
+    @property
+    def num_kept(self) -> int:
+        """Batches whose graph is kept now."""
+        return len(self._graphs)
+
     def widths(
         self, *, num: int = 1, held: int | None = None, num_kept: int | None = None
     ) -> Widths:

@@ -53,6 +53,8 @@ class KrylovSpace:
         held: The rows ``H`` of the module.
         T, D, R, G, K: See the module; float64 on the CPU.
         complete: Whether nothing that was pending has been given up.
+        shares_lost: Whether a later chain's restart has dropped what earlier rows had in
+            it: then ``D`` is more than rounding, also where ``A`` is symmetric.
         first: Rows before it belong to an earlier chain and stay as they are.
         norm: Largest norm of a column of a product: a lower bound of ``||A||``.
         asymmetry: Largest ``|x' A y - y' A x|`` that was seen.
@@ -91,6 +93,7 @@ class KrylovSpace:
             0, session.n, dtype=session.dtype, device=session.device
         )
         self.complete = True
+        self.shares_lost = False
         self.norm = 0.0
         self.asymmetry = 0.0
         self.serials: list[int] = []
@@ -299,7 +302,7 @@ class KrylovSpace:
         self.D[m : m + w, :m] = before - C[:m].T
         self.D[m : m + w, m : m + w] = C[m:] - corner
         worst = float(self.D[m : m + w, : m + w].abs().max())
-        if self.complete:
+        if self.complete and not self.shares_lost:
             self.asymmetry = max(self.asymmetry, worst)
         self.T[:m, m : m + w] = C[:m]
         self.T[m : m + w, :m] = C[:m].T
@@ -366,7 +369,7 @@ class KrylovSpace:
             # Rows of earlier chains had shares in what is dropped now.
             shares = self.T[:start, start:m]
             lost = float((shares - shares @ S @ S.T).abs().max())
-            self.complete &= lost <= self.threshold
+            self.shares_lost |= lost > self.threshold
         pending = self.basis.rows(m, m + self.w).clone()
         self.basis.rotate(start, S)
         self.basis.write(kept, pending)
@@ -393,6 +396,7 @@ class KrylovSpace:
             "norm": self.norm,
             "asymmetry": self.asymmetry,
             "complete": self.complete,
+            "shares_lost": self.shares_lost,
             "serials": self.serials,
             "next_serial": self._next_serial,
         }
@@ -416,6 +420,7 @@ class KrylovSpace:
         self.first = numbers["first"]
         self.norm, self.asymmetry = numbers["norm"], numbers["asymmetry"]
         self.complete = numbers["complete"]
+        self.shares_lost = numbers["shares_lost"]
         self.serials = list(numbers["serials"])
         self._next_serial = numbers["next_serial"]
         self.T, self.D = tensors["T"], tensors["D"]
