@@ -121,6 +121,6 @@ def test_random_architectures_agree_with_autodiff(data):
     check(
         mlp(widths, activation, bias=bias[: len(widths) - 1]),
         case,
-        num_samples=data.draw(st.integers(1, 8)),
+        num_samples=data.draw(st.integers(2, 8)),  # of one, all targets may be ignored
         batch_size=data.draw(st.integers(1, 4)),
     )
