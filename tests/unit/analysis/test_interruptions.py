@@ -121,11 +121,15 @@ def test_a_real_interrupt_leaves_the_network_as_it_was():
     with subprocess.Popen(
         command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True
     ) as process:
+        interrupted = 0
         for number, _ in enumerate(words):
             assert process.stdout.readline() == "begins\n"
             # At another moment each time: directions, products, points.
             time.sleep(0.05 + 0.17 * number)
             process.send_signal(signal.SIGINT)
             left = json.loads(process.stdout.readline())
-            assert left == {"interrupted": True, "changed": [], "works": True}, number
+            interrupted += left.pop("interrupted")
+            assert left == {"changed": [], "works": True}, number
+    # Python drops an interrupt that comes in the callback of a weak reference.
+    assert interrupted >= len(words) - 1
     assert process.returncode == 0
