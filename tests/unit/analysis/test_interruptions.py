@@ -119,7 +119,11 @@ def test_a_real_interrupt_leaves_the_network_as_it_was():
     words = ["loss_surface", "homogeneity"] * 2
     command = [sys.executable, "-m", "tests.unit.analysis.surfacing", *words]
     with subprocess.Popen(
-        command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True
+        command,
+        cwd=REPOSITORY,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     ) as process:
         interrupted = 0
         for number, _ in enumerate(words):
@@ -130,6 +134,7 @@ def test_a_real_interrupt_leaves_the_network_as_it_was():
             left = json.loads(process.stdout.readline())
             interrupted += left.pop("interrupted")
             assert left == {"changed": [], "works": True}, number
-    # Python drops an interrupt that comes in the callback of a weak reference.
-    assert interrupted >= len(words) - 1
+        errors = process.stderr.read()
+    # Python itself drops one that comes in a weak reference's callback, and says so.
+    assert interrupted + errors.count("Exception ignored in") == len(words), errors
     assert process.returncode == 0

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 import curvescope as cs
 from curvescope.linalg._hidden import largest_share
 
-SIZES = st.integers(12, 25)  # room for three blocks of three, so that none ends
+SIZES = st.integers(8, 25)
 SEEDS = st.integers(0, 10_000)
 
 
@@ -23,7 +23,9 @@ def chain(
         for _ in range(2):
             for block in blocks:
                 W = W - block @ (block.T @ W)
-        blocks.append(np.linalg.qr(W)[0])
+        # What depends on earlier rows up to rounding is left out, as in the chain itself.
+        U, sizes, _ = np.linalg.svd(W, full_matrices=False)
+        blocks.append(U[:, sizes > 1e-10 * np.abs(A).max()])
     Q, P = np.hstack(blocks[:-1]), blocks[-1]
     return Q, Q.T @ A @ Q, P.T @ A @ Q
 
