@@ -322,8 +322,11 @@ class ProbeChain(Chain):
             factor * max(mixed - second * second / n, 0.0),
         )
         by_spread = (float(forms.var()), float(squares.var()))
+        # A variance of few probes is itself uncertain: the spread of Student's t.
+        spread = (p - 1) / max(p - 3, 0.5)
         errors = [
-            math.sqrt(max(pair) / p) for pair in zip(by_theory, by_spread, strict=True)
+            math.sqrt(spread * max(pair) / p)
+            for pair in zip(by_theory, by_spread, strict=True)
         ]
         norm = math.sqrt(float(values.square().sum()) + second)
         return (
