@@ -6,9 +6,9 @@ backward passes imply: 6 forward passes' work for the Hessian, 4 for the GGN, ag
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, final
+from typing import Any, Protocol, final
 
 import torch
 from torch import Tensor
@@ -24,6 +24,91 @@ class BatchGraph(ABC):
     @abstractmethod
     def multiply(self, tangents: Sequence[Tensor], *, vectorised: bool) -> list[Tensor]:
         """Return the batch's matrix times each of the k vectors."""
+
+    def roots(self) -> tuple[Tensor, ...]:
+        """Return where autograd's graph of it begins, if it has one."""
+        return ()
+
+    def restricted(self, places: Sequence[int]) -> "BatchGraph | None":
+        """Return the block of some of the leaves; ``None`` where there is no shortcut."""
+        del places
+        return None
+
+
+class Linearised(Protocol):
+    """A batch's outputs with both directions of their Jacobian J."""
+
+    @property
+    def outputs(self) -> Tensor:
+        """The model's outputs."""
+        ...
+
+    def roots(self) -> tuple[Tensor, ...]:
+        """Return where autograd's graph of it begins, if it has one."""
+        ...
+
+    def jacobian_product(
+        self, tangents: Sequence[Tensor], *, vectorised: bool
+    ) -> Tensor:
+        """Return J v, shape ``(k, *outputs.shape)``."""
+        ...
+
+    def adjoint_product(self, U: Tensor, *, vectorised: bool) -> list[Tensor]:
+        """Return J' u for stacks of shape ``(k, *outputs.shape)``."""
+        ...
+
+    def restricted(self, places: Sequence[int]) -> "Linearised":
+        """Return the columns of some of the leaves."""
+        ...
+
+
+class Run(Protocol):
+    """A model that ran on a batch, ready to be differentiated."""
+
+    @property
+    def outputs(self) -> Tensor:
+        """The model's outputs."""
+        ...
+
+    def linearised(self) -> Linearised:
+        """Return the outputs' Jacobian."""
+        ...
+
+    def second_derivative(
+        self, function: Callable[[Tensor], Tensor], middle: Callable[[], Product]
+    ) -> BatchGraph:
+        """Return the Hessian of a scalar function of the outputs.
+
+        Args:
+            function: Of the outputs.
+            middle: Gives the product with its Hessian by the outputs.
+        """
+        ...
+
+
+@final
+@dataclass(frozen=True)
+class AutogradRun:
+    """A model whose outputs have autograd's graph.
+
+    Attributes:
+        outputs: With their graph.
+        parameters: The leaves.
+    """
+
+    outputs: Tensor
+    parameters: tuple[Tensor, ...]
+
+    def linearised(self) -> "Linearisation":
+        """Build the graph of the outputs' Jacobian."""
+        return Linearisation.of(self.outputs, self.parameters)
+
+    def second_derivative(
+        self, function: Callable[[Tensor], Tensor], middle: Callable[[], Product]
+    ) -> "SecondDerivative":
+        """Build the graph of ``function(outputs)``'s gradient."""
+        del middle  # differentiating the gradient contains it
+        return SecondDerivative.of(function(self.outputs), self.parameters)
 
 
 @final
@@ -48,6 +133,17 @@ class SecondDerivative(BatchGraph):
         """Return ``(d2 scalar / d parameters2) v``; the matrix is symmetric."""
         return pullback(
             self.gradients, self.parameters, tangents, vectorised=vectorised
+        )
+
+    def roots(self) -> tuple[Tensor, ...]:
+        """Return the gradients."""
+        return self.gradients
+
+    def restricted(self, places: Sequence[int]) -> "SecondDerivative":
+        """Return the block of some of the leaves; autograd leaves the others out."""
+        return SecondDerivative(
+            tuple(self.parameters[i] for i in places),
+            tuple(self.gradients[i] for i in places),
         )
 
 
@@ -92,6 +188,19 @@ class Linearisation:
         """Return J' u for stacks of shape ``(k, *outputs.shape)``."""
         return pullback((self.outputs,), self.parameters, (U,), vectorised=vectorised)
 
+    def roots(self) -> tuple[Tensor, ...]:
+        """Return the gradients."""
+        return self.gradients
+
+    def restricted(self, places: Sequence[int]) -> "Linearisation":
+        """Return the columns of some of the leaves."""
+        return Linearisation(
+            tuple(self.parameters[i] for i in places),
+            self.outputs,
+            self.seed,
+            tuple(self.gradients[i] for i in places),
+        )
+
 
 @final
 @dataclass(frozen=True)
@@ -103,13 +212,12 @@ class OuterProduct(BatchGraph):
         middle: The product with C, on stacks of shape ``(k, *outputs.shape)``.
     """
 
-    linearisation: Linearisation
+    linearisation: Linearised
     middle: Product
 
-    @property
-    def gradients(self) -> tuple[Tensor, ...]:
-        """The gradient of ``u . outputs``, with its graph."""
-        return self.linearisation.gradients
+    def roots(self) -> tuple[Tensor, ...]:
+        """Return those of the linearisation."""
+        return self.linearisation.roots()
 
     def multiply(self, tangents: Sequence[Tensor], *, vectorised: bool) -> list[Tensor]:
         """Return ``J' C J v``."""
@@ -117,6 +225,10 @@ class OuterProduct(BatchGraph):
         return self.linearisation.adjoint_product(
             self.middle(forward), vectorised=vectorised
         )
+
+    def restricted(self, places: Sequence[int]) -> "OuterProduct":
+        """Return the block of some of the leaves."""
+        return OuterProduct(self.linearisation.restricted(places), self.middle)
 
 
 def _gradient(

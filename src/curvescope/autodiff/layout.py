@@ -74,11 +74,25 @@ class Layout:
         V = torch.cat([t.reshape(t.shape[0], -1) for t in tensors], dim=1)
         return V if self.entries is None else V[:, self.entries]
 
-    def add(self, V: Tensor, tensors: Sequence[Tensor], factor: float) -> None:
-        """Add ``factor`` times what `join` would give to the vectors ``V``, in place."""
+    def put(
+        self, V: Tensor, tensors: Sequence[Tensor], factor: float, *, add: bool
+    ) -> None:
+        """Write ``factor`` times what `join` would give into the vectors ``V``.
+
+        Args:
+            V: Shape ``(k, n)``.
+            tensors: As of `join`.
+            factor: Any.
+            add: To what is there, or in its place.
+        """
         if self.entries is not None:
-            V.add_(self.join(tensors), alpha=factor)
+            joined = self.join(tensors)
+            V.add_(joined, alpha=factor) if add else torch.mul(joined, factor, out=V)
             return
         pieces = V.split([shape.numel() for shape in self.shapes], dim=1)
         for piece, tensor in zip(pieces, tensors, strict=True):
-            piece.view(tensor.shape).add_(tensor, alpha=factor)
+            there = piece.view(tensor.shape)
+            if add:
+                there.add_(tensor, alpha=factor)
+            else:
+                torch.mul(tensor, factor, out=there)

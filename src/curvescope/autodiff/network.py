@@ -19,6 +19,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from curvescope._core.checks import describe, message
 from curvescope.autodiff.folding import FoldedEvaluation
+from curvescope.autodiff.recording import ChainRecorder
 from curvescope.autodiff.repairs import RepairedFunctions
 
 
@@ -33,6 +34,17 @@ def preserved_random_state(device: torch.device) -> Iterator[None]:
         finally:
             random.setstate(state_python)
             np.random.set_state(state_numpy)  # noqa: NPY002
+
+
+@contextmanager
+def plain_arithmetic(device: torch.device) -> Iterator[None]:
+    """Switch off what changes dtypes, and the mode in which no gradient is recorded."""
+    with ExitStack() as stack:
+        if torch.is_autocast_enabled(device.type):
+            stack.enter_context(torch.autocast(device.type, enabled=False))
+        if torch.is_inference_mode_enabled():
+            stack.enter_context(torch.inference_mode(mode=False))
+        yield
 
 
 @contextmanager
@@ -76,6 +88,14 @@ class Network:
         kinds = (nn.Conv2d, nn.LayerNorm)
         return any(isinstance(m, kinds) for m in self.model.modules())
 
+    @property
+    def is_dense(self) -> bool:
+        """Whether all parameters are those of linear layers."""
+        owners = [
+            m for m in self.model.modules() if any(True for _ in m.parameters(False))
+        ]
+        return bool(owners) and all(isinstance(m, nn.Linear) for m in owners)
+
     @contextmanager
     def running(self, *, forward: bool = True) -> Iterator[None]:
         """Enter everything a pass of the model needs.
@@ -94,11 +114,7 @@ class Network:
             stack.enter_context(sdpa_kernel(SDPBackend.MATH))
             if recurrent:  # cuDNN's RNN kernels have no second derivative
                 stack.enter_context(torch.backends.cudnn.flags(enabled=False))
-            if torch.is_autocast_enabled(self.device.type):
-                stack.enter_context(torch.autocast(self.device.type, enabled=False))
-            if torch.is_inference_mode_enabled():
-                # Gradients are not recorded in it, whatever the grad mode is.
-                stack.enter_context(torch.inference_mode(mode=False))
+            stack.enter_context(plain_arithmetic(self.device))
             if "torch._dynamo" in sys.modules:
                 # Compiled code has no second derivative; without dynamo there is none.
                 stack.enter_context(torch.compiler.set_stance("force_eager"))
@@ -110,18 +126,51 @@ class Network:
         buffers: Mapping[str, Tensor],
         inputs: Any,
         *,
-        folding: FoldedEvaluation | None = None,
+        folding: FoldedEvaluation | ChainRecorder | None = None,
     ) -> Tensor:
         """Return the model's outputs for one batch of inputs, inside `running`."""
         args, kwargs = call_arguments(inputs)
         state = {**parameters, **{name: b.clone() for name, b in buffers.items()}}
         with RepairedFunctions():
             if folding is None:
-                output = torch.func.functional_call(self.model, state, args, kwargs)
+                output = call_with(self.model, state, args, kwargs)
                 return extract_output(output)
             with folding:
-                output = torch.func.functional_call(self.model, state, args, kwargs)
+                output = call_with(self.model, state, args, kwargs)
             return extract_output(folding.compute(output))
+
+
+def call_with(
+    model: nn.Module,
+    state: Mapping[str, Tensor],
+    args: tuple[Any, ...] = (),
+    kwargs: Mapping[str, Any] | None = None,
+) -> Any:
+    """Call a model with other parameters and buffers, and leave it as it was.
+
+    `torch.func.functional_call` does not where a module has two names: it replaces such
+    a module's tensors twice, and puts back what it has put there itself. So every module
+    gets its tensors once here, whatever it is called.
+
+    Args:
+        model: Any.
+        state: Tensors by the names of ``named_parameters()`` and ``named_buffers()``.
+        args: Of the model.
+        kwargs: Of the model.
+    """
+    present = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    values = {id(t): state[name] for name, t in present.items() if name in state}
+    each = {}
+    for prefix, module in model.named_modules():  # every module by one name
+        own = [
+            *module.named_parameters(recurse=False, remove_duplicate=False),
+            *module.named_buffers(recurse=False, remove_duplicate=False),
+        ]
+        for name, tensor in own:
+            if id(tensor) in values:
+                each[f"{prefix}.{name}" if prefix else name] = values[id(tensor)]
+    kwargs = dict(kwargs or {})
+    return torch.func.functional_call(model, each, args, kwargs, tie_weights=False)
 
 
 def unwrapped(model: nn.Module) -> nn.Module:

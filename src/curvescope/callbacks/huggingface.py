@@ -11,7 +11,7 @@ from curvescope._core.checks import describe, message
 from curvescope._core.imports import require
 from curvescope._core.memory import available_memory
 from curvescope._core.processes import ALONE
-from curvescope.autodiff.network import preserved_random_state, unwrapped
+from curvescope.autodiff.network import call_with, preserved_random_state, unwrapped
 from curvescope.callbacks.base import Tracking
 from curvescope.losses import CrossEntropy, SquaredError
 from curvescope.problem import Problem
@@ -249,7 +249,7 @@ def check_own_loss(problem: Problem) -> None:
         torch.no_grad(),
         preserved_random_state(problem.device),
     ):
-        own = torch.func.functional_call(
+        own = call_with(
             problem.model,
             {k: v.detach() for k, v in parameters.items()},
             kwargs={**inputs, "labels": batch.targets},

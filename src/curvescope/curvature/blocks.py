@@ -15,12 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from curvescope._core.checks import message
-from curvescope.autodiff.graphs import (
-    BatchGraph,
-    Linearisation,
-    OuterProduct,
-    SecondDerivative,
-)
+from curvescope.autodiff.graphs import AutogradRun, BatchGraph
 from curvescope.autodiff.layout import Layout
 from curvescope.curvature.matrices import CurvatureOperator
 from curvescope.problem.batches import Batch
@@ -133,7 +128,7 @@ class DiagonalBlocks:
     def _part(self, graph: BatchGraph, name: str, tangents: list[Tensor]) -> Any:
         """Return one batch's product with one block."""
         places = self._places[name]
-        part = restricted_graph(graph, places)
+        part = graph.restricted(places)
         if part is not None:
             return self.matrix._multiply(part, tangents)
         # A graph of another kind: padded with zeros, at the price of a whole product.
@@ -153,7 +148,8 @@ class DiagonalBlocks:
         """
         leaves, parameters = self.matrix.problem.leaves()
         outputs = self.matrix.problem.outputs(batch, parameters)
-        graph = self.matrix._build(outputs, batch.targets, leaves, batch.index)
+        run = AutogradRun(outputs, leaves)
+        graph = self.matrix._build(run, batch.targets, batch.index)
         return BatchBlocks(graph, self._places)
 
 
@@ -166,7 +162,7 @@ class BatchBlocks:
 
     def count(self, name: str) -> int:
         """Return the floating-point operations of one product with a block."""
-        part = restricted_graph(self._graph, self._places[name])
+        part = self._graph.restricted(self._places[name])
         return self._operations(self._graph if part is None else part)
 
     def count_whole(self) -> int:
@@ -175,29 +171,10 @@ class BatchBlocks:
 
     @staticmethod
     def _operations(graph: Any) -> int:
-        ones = [torch.ones_like(g)[None] for g in graph.gradients]
+        ones = [torch.ones_like(g)[None] for g in graph.roots()]
         with FlopCount() as count:
             graph.multiply(ones, vectorised=False)
         return count.total
-
-
-def restricted_graph(graph: BatchGraph, places: Sequence[int]) -> BatchGraph | None:
-    """Return the graph of the block of some of its leaves; ``None`` for other kinds."""
-    if isinstance(graph, SecondDerivative):
-        return SecondDerivative(
-            tuple(graph.parameters[i] for i in places),
-            tuple(graph.gradients[i] for i in places),
-        )
-    if isinstance(graph, OuterProduct):
-        whole = graph.linearisation
-        part = Linearisation(
-            tuple(whole.parameters[i] for i in places),
-            whole.outputs,
-            whole.seed,
-            tuple(whole.gradients[i] for i in places),
-        )
-        return OuterProduct(part, graph.middle)
-    return None
 
 
 def sublayout(whole: Layout, places: Sequence[int]) -> Layout:

@@ -7,13 +7,16 @@ import torch
 from torch import Tensor
 
 from curvescope._core.checks import message
+from curvescope.autodiff.chain import ChainRun
 from curvescope.autodiff.folding import FoldedEvaluation
+from curvescope.autodiff.graphs import AutogradRun, Run
+from curvescope.autodiff.recording import ChainRecorder
 from curvescope.curvature.choices import ProductChoices
 from curvescope.problem import Problem
 from curvescope.problem.batches import Batch
 
-# Builds a batch's graph: (outputs, targets, leaves, batch index) -> graph.
-Differentiate = Callable[[Tensor, Any, tuple[Tensor, ...], int], Any]
+# Builds a batch's graph: (run of the model, targets, batch index) -> graph.
+Differentiate = Callable[[Run, Any, int], Any]
 
 
 @final
@@ -22,7 +25,7 @@ class GraphBuilder:
 
     Args:
         problem: What the graphs are of.
-        differentiate: From a batch's outputs to its graph.
+        differentiate: From a run on a batch to its graph.
         second_order: Whether all of the second derivative is needed, or a Jacobian only.
         choices: How; what is left open is decided here.
 
@@ -52,6 +55,8 @@ class GraphBuilder:
         pays = network.has_own_derivatives and not network.train
         by_default = pays and problem.device.type == "cpu"
         self.folds = by_default if choices.fold is None else choices.fold
+        frozen = not network.train
+        self.chains = choices.fold is not False and frozen and network.is_dense
         self.coarse = choices.precision == "bfloat16"
         if self.coarse and problem.dtype != torch.float32:
             remedy = "Leave `precision` unset, or use `Problem(dtype=torch.float32)`."
@@ -59,18 +64,23 @@ class GraphBuilder:
             raise ValueError(message("precision", contract, choices.precision, remedy))
 
     def __call__(self, batch: Batch) -> Any:
-        """Build the graph with folded layers; if a layer does not see them, without.
+        """Build the graph: as a chain, with folded layers, or as autograd has it.
 
         Raises:
             ValueError: If folding was asked for and a layer does not see it.
         """
+        if self.chains and not self.coarse:
+            graph = self._chain(batch)
+            if graph is not None:
+                return graph
+            self.chains = False
         if self.folds:
             folding = FoldedEvaluation(second_order=self.second_order)
             try:
                 graph = self._graph(batch, folding)
             except (RuntimeError, NotImplementedError):
                 graph = None
-            if graph is not None and _finite(graph.gradients):
+            if graph is not None and _finite(graph.roots()):
                 return graph
             self.folds = False
         graph = self._graph(batch, None)
@@ -95,6 +105,16 @@ class GraphBuilder:
         leaves, parameters = self._problem.leaves()
         return self.differentiated(batch, leaves, parameters, None, folding)
 
+    def _chain(self, batch: Batch) -> Any:
+        """Return the batch's products without autograd; ``None`` if it needs that."""
+        leaves, parameters = self._problem.leaves()
+        recorder = ChainRecorder(leaves)
+        outputs = self._problem.outputs(batch, parameters, folding=recorder)
+        chain = recorder.chain(outputs)
+        if chain is None:
+            return None
+        return self.differentiate(ChainRun(chain), batch.targets, batch.index)
+
     def differentiated(
         self,
         batch: Batch,
@@ -112,7 +132,8 @@ class GraphBuilder:
             )
         if self.coarse:
             outputs = outputs.float()
-        return self.differentiate(outputs, batch.targets, leaves, batch.index)
+        run = AutogradRun(outputs, leaves)
+        return self.differentiate(run, batch.targets, batch.index)
 
 
 def _finite(tensors: Sequence[Tensor]) -> bool:

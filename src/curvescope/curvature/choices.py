@@ -33,8 +33,9 @@ class ProductChoices:
         columns: Columns multiplied at once in a backward pass; 1 is a loop.
         kept: Batches whose graph is kept between products: a number, ``"all"`` or
             ``"none"``.
-        fold: Whether frozen BatchNorm is folded into convolutions, and these and layer
-            norms have second derivatives of their own.
+        fold: Whether frozen BatchNorm is folded into convolutions, these and layer
+            norms have second derivatives of their own, and a network of linear layers
+            with elementwise functions between them is multiplied without autograd.
         compile: Whether a batch's product is traced once and compiled, which takes tens
             of seconds and pays in long runs. Each batch's first product is checked
             against autograd's; where the program is not right or cannot be made, a

@@ -58,13 +58,11 @@ class ProgramGraph(BatchGraph):
         program: The product.
         kept: What it needs of this batch.
         num_bytes: Memory that is held for it.
-        gradients: None: no graph is kept. For what looks through a graph.
     """
 
     program: Program
     kept: list[Tensor]
     num_bytes: int
-    gradients: tuple[Tensor, ...] = field(default=())
 
     def multiply(self, tangents: Sequence[Tensor], *, vectorised: bool) -> list[Tensor]:
         """Return the batch's matrix times each of the k vectors, one after the other."""

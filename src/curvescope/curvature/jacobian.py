@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from curvescope._core.checks import message
-from curvescope.autodiff.graphs import Linearisation
+from curvescope.autodiff.graphs import Linearised, Run
 from curvescope.curvature.choices import ProductChoices
 from curvescope.curvature.kept import KeptGraphs
 from curvescope.linop.base import LinearOperator, SymmetricOperator
@@ -43,11 +43,9 @@ class _KeptJacobian:
                 for batch in self.problem.batches()
             )
 
-    def _build(
-        self, outputs: Tensor, targets: Any, leaves: tuple[Tensor, ...], index: int
-    ) -> Linearisation:
+    def _build(self, run: Run, targets: Any, index: int) -> Linearised:
         del targets, index
-        return Linearisation.of(outputs, leaves)
+        return run.linearised()
 
     def product(self, V: Tensor) -> Tensor:
         """Return J V, shape (rows, k)."""
@@ -57,7 +55,7 @@ class _KeptJacobian:
             def take(start: int, stop: int) -> list[Tensor]:
                 return self.problem.layout.split(columns[start:stop])
 
-            def forward(graph: Linearisation, samples: int) -> Tensor:
+            def forward(graph: Linearised, samples: int) -> Tensor:
                 def multiply(
                     block: list[Tensor],
                     vectorised: bool,  # noqa: FBT001
@@ -75,7 +73,7 @@ class _KeptJacobian:
         columns = U.T.contiguous()
         place = 0
 
-        def backward(graph: Linearisation, samples: int) -> None:
+        def backward(graph: Linearised, samples: int) -> None:
             nonlocal place
             size = graph.outputs.numel()
             rows = columns[:, place : place + size].reshape(-1, *graph.outputs.shape)

@@ -14,7 +14,7 @@ from curvescope._core.errors import AccuracyWarning, ChangedDuringComputationErr
 from curvescope._core.random import DEFAULT_SEED
 from curvescope.autodiff.graphs import custom_functions, once_differentiable
 from curvescope.autodiff.layout import Layout
-from curvescope.autodiff.network import preserved_random_state
+from curvescope.autodiff.network import plain_arithmetic, preserved_random_state
 from curvescope.curvature.building import Differentiate, GraphBuilder
 from curvescope.curvature.choices import ProductChoices
 from curvescope.curvature.compiling import CompiledBuilder, ProgramGraph
@@ -39,7 +39,7 @@ Take = Callable[[int, int], list[Tensor]]
 # Graph and temporaries stay below so many times what a forward pass makes (1.5 measured).
 _GUESS = 6
 _WORTH_TRIMMING = 16 * 2**20
-_TIMED = 3
+_TIMED = 5
 # Products in bfloat16 are held against others: with random vectors, on some batches.
 _VECTORS, _COMPARED = 2, 4
 
@@ -84,7 +84,7 @@ class KeptGraphs:
         self._graphs: dict[int, Any] = {}
         self._fingerprint = ""
         self._checked = False
-        way = (self._builder.folds, choices.compile, choices.precision)
+        way = (self.folds, choices.compile, choices.precision)
         self.measured = problem.remembered(
             (kind, *way), lambda: Measurements(problem.device)
         )
@@ -103,8 +103,13 @@ class KeptGraphs:
 
     @property
     def folds(self) -> bool:
-        """Whether layers are folded."""
-        return self._builder.folds
+        """Whether layers run in forms that are cheaper to differentiate twice."""
+        return self._builder.folds or self._builder.chains
+
+    @property
+    def chains(self) -> bool:
+        """Whether the whole network is multiplied as a chain of linear layers."""
+        return self._builder.chains
 
     def rounding_error(self) -> float:
         """Return by how much products in bfloat16 are off, relative to random products.
@@ -215,6 +220,10 @@ class KeptGraphs:
         Not part of the iteration: a suspended generator would keep the model in eval
         mode after an error, as long as somebody holds the traceback.
         """
+        if self._builder.chains and len(self._graphs) == self.problem.num_batches:
+            with plain_arithmetic(self.problem.device):  # neither model nor autograd
+                yield
+            return
         try:
             with self.problem.network.running(forward=False), torch.enable_grad():
                 yield
@@ -273,10 +282,10 @@ class KeptGraphs:
         else:
             graph = self._weighed(batch)
         if not self._checked:
-            if once_differentiable(graph.gradients):
+            if once_differentiable(graph.roots()):
                 text = "a layer marked `once_differentiable` has no second derivative"
                 raise RuntimeError(text)
-            _warn_of_custom_functions(graph.gradients)
+            _warn_of_custom_functions(graph.roots())
             self._checked = True
             self.room.refuse_if_too_large()
             if self._programs is not None:
@@ -403,6 +412,9 @@ class KeptGraphs:
         batches = self.problem.num_batches
         width = self.planned_columns(self.room.block_size, len(self._graphs))
         layers = ", layers in their cheaper forms" if self.folds else ""
+        layers = (
+            ", without autograd: a chain of linear layers" if self.chains else layers
+        )
         return (
             f"graphs of {len(self._graphs)} of {batches} batches kept, up to {width} "
             f"columns at once{layers}"

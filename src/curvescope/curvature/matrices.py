@@ -19,9 +19,8 @@ from curvescope._core.errors import AccuracyWarning
 from curvescope._core.random import DEFAULT_SEED
 from curvescope.autodiff.graphs import (
     BatchGraph,
-    Linearisation,
     OuterProduct,
-    SecondDerivative,
+    Run,
     per_sample_outer,
 )
 from curvescope.autodiff.layout import Layout
@@ -104,9 +103,7 @@ class CurvatureOperator(SymmetricOperator):
             self.info = replace(self.info, matrix=f"{name} ({error})")
 
     @abstractmethod
-    def _build(
-        self, outputs: Tensor, targets: Any, leaves: tuple[Tensor, ...], index: int
-    ) -> BatchGraph:
+    def _build(self, run: Run, targets: Any, index: int) -> BatchGraph:
         """Return the kept graph of one batch."""
 
     @final
@@ -179,16 +176,18 @@ class CurvatureOperator(SymmetricOperator):
         """Return the rows' products, summed over this process's batches and scaled."""
         layout, scale = self._graphs.layout, self.problem.scale
         with self._graphs.running():
-            total = torch.zeros_like(columns)  # a plain tensor, in inference mode too
+            total = torch.empty_like(columns)  # a plain tensor, in inference mode too
             take, num = _Stacks(layout, columns), len(columns)
+            begun = False
 
             def add(graph: BatchGraph, samples: int) -> None:
                 for start, part in self._blocks(graph, take, num, samples):
-                    layout.add(total[start : start + len(part[0])], part, scale)
+                    here = total[start : start + len(part[0])]
+                    layout.put(here, part, scale, add=begun)
 
             for _ in self._graphs.each(add):
-                pass
-        return total
+                begun = True
+        return total if begun else total.zero_()
 
     def _blocks(
         self, graph: BatchGraph, take: Take, num: int, samples: int
@@ -258,10 +257,12 @@ class Hessian(CurvatureOperator):
     _second_order = True
     _regularised = True
 
-    def _build(
-        self, outputs: Tensor, targets: Any, leaves: tuple[Tensor, ...], index: int
-    ) -> BatchGraph:
-        return SecondDerivative.of(self.problem.loss.total(outputs, targets), leaves)
+    def _build(self, run: Run, targets: Any, index: int) -> BatchGraph:
+        loss = self.problem.loss
+        return run.second_derivative(
+            lambda outputs: loss.total(outputs, targets),
+            lambda: loss.output_hessian(run.outputs, targets),
+        )
 
 
 @final
@@ -297,11 +298,9 @@ class GGN(CurvatureOperator):
             )
             warnings.warn(text, AccuracyWarning, stacklevel=2)
 
-    def _build(
-        self, outputs: Tensor, targets: Any, leaves: tuple[Tensor, ...], index: int
-    ) -> BatchGraph:
-        middle = self.problem.loss.output_hessian(outputs, targets)
-        return OuterProduct(Linearisation.of(outputs, leaves), middle)
+    def _build(self, run: Run, targets: Any, index: int) -> BatchGraph:
+        middle = self.problem.loss.output_hessian(run.outputs, targets)
+        return OuterProduct(run.linearised(), middle)
 
 
 def _is_convex(loss: AbstractLoss) -> bool:
@@ -335,11 +334,11 @@ class FunctionalHessian(CurvatureOperator):
     _name = "functional Hessian"
     _second_order = True
 
-    def _build(
-        self, outputs: Tensor, targets: Any, leaves: tuple[Tensor, ...], index: int
-    ) -> BatchGraph:
-        residual = output_gradient(self.problem, outputs, targets)
-        return SecondDerivative.of((residual * outputs).sum(), leaves)
+    def _build(self, run: Run, targets: Any, index: int) -> BatchGraph:
+        residual = output_gradient(self.problem, run.outputs, targets)
+        return run.second_derivative(
+            lambda outputs: (residual * outputs).sum(), lambda: torch.zeros_like
+        )
 
 
 @final
@@ -364,13 +363,9 @@ class EmpiricalFisher(CurvatureOperator):
     _name = "empirical Fisher"
     _positive_semidefinite = True
 
-    def _build(
-        self, outputs: Tensor, targets: Any, leaves: tuple[Tensor, ...], index: int
-    ) -> BatchGraph:
-        gradient = output_gradient(self.problem, outputs, targets)
-        return OuterProduct(
-            Linearisation.of(outputs, leaves), per_sample_outer(gradient[None])
-        )
+    def _build(self, run: Run, targets: Any, index: int) -> BatchGraph:
+        gradient = output_gradient(self.problem, run.outputs, targets)
+        return OuterProduct(run.linearised(), per_sample_outer(gradient[None]))
 
 
 @final
@@ -417,18 +412,14 @@ class MonteCarloFisher(CurvatureOperator):
         shares = self.problem.processes.size  # each has streams of its own
         return f"{super()._identity()}, {self.num_draws} draws, {self.seed}, {shares}"
 
-    def _build(
-        self, outputs: Tensor, targets: Any, leaves: tuple[Tensor, ...], index: int
-    ) -> BatchGraph:
+    def _build(self, run: Run, targets: Any, index: int) -> BatchGraph:
         among = self.problem.processes
         place = index * among.size + among.rank  # no other process has this stream
         generator = torch.Generator().manual_seed(self.seed + 1_000_003 * place)
         gradients = self.problem.loss.sampled_gradients(
-            outputs.detach(), targets, num=self.num_draws, generator=generator
+            run.outputs.detach(), targets, num=self.num_draws, generator=generator
         )
-        return OuterProduct(
-            Linearisation.of(outputs, leaves), per_sample_outer(gradients)
-        )
+        return OuterProduct(run.linearised(), per_sample_outer(gradients))
 
 
 def output_gradient(problem: Problem, outputs: Tensor, targets: Any) -> Tensor:

@@ -25,7 +25,10 @@ _TIMED_BELOW = {"cpu": 32 * 2**20, "cuda": 2**31}
 CANDIDATES = (1, 4, 8, 16, MOST_COLUMNS)
 # A wider block must gain this much: it takes more memory, and clocks are noisy.
 _GAIN = 0.95
-SAMPLES = 2
+# What disturbs a clock only ever adds to it: of several times the least is the truest.
+SAMPLES = 3
+# Beyond this loss no wider block is tried.
+_WORSE = 1.15
 _HOPELESS = 1.6
 
 
@@ -109,7 +112,7 @@ class Measurements:
     def column_seconds(self, columns: int) -> float | None:
         """Time of one column and one sample, ``columns`` at once, if it was measured."""
         times = self.seconds.get(columns)
-        return median(times) if times else None
+        return min(times) if times else None
 
     def weigh(self, columns: int, samples: int, peak: float) -> None:
         """Remember the bytes that ``columns`` at once took."""
@@ -194,8 +197,8 @@ class Widths:
         for width in self._allowed():
             if len(times.get(width, ())) < SAMPLES:
                 return width
-            here = median(times[width])
-            if here > fastest / _GAIN:
+            here = min(times[width])
+            if here > _WORSE * fastest:
                 return None
             fastest = min(here, fastest)
         return None

@@ -45,6 +45,8 @@ class ProductPlan:
         num_kept: Batches whose graph is kept between products.
         num_batches: All batches.
         fold: Whether layers run in forms that are cheaper to differentiate twice.
+        chain: Whether the whole network does: a chain of linear layers, multiplied
+            without autograd.
         limit: Bytes allowed for data, graphs, and what comes and goes.
         data: Bytes of the kept data; 0 if they are read anew for every pass.
         graph: Bytes of the largest batch's graph.
@@ -64,6 +66,7 @@ class ProductPlan:
     num_kept: int
     num_batches: int
     fold: bool
+    chain: bool
     limit: int
     data: int
     graph: int
@@ -96,6 +99,12 @@ class ProductPlan:
             f"limit for data and graphs {format_bytes(self.limit)}"
         )
 
+    @property
+    def _layers(self) -> str:
+        if self.chain:
+            return "a chain of linear ones, multiplied without autograd"
+        return "in cheaper forms, BatchNorm folded"
+
     def __str__(self) -> str:
         plural = "s" if self.num_columns > 1 else ""
         share = 100.0 * self.peak / max(self.limit, 1)
@@ -110,11 +119,7 @@ class ProductPlan:
             ("  columns at once", str(self.columns)),
             ("  graphs kept", f"{graphs}, {format_bytes(self.graph)} each"),
             ("  data", "kept" if self.data else "read anew for every pass"),
-            *(
-                [("  layers", "in cheaper forms, BatchNorm folded")]
-                if self.fold
-                else []
-            ),
+            *([("  layers", self._layers)] if self.fold else []),
             ("  time", time),
             ("  memory", f"{held} held, {peak} at the peak: {limit}"),
         ]
@@ -167,6 +172,7 @@ def make_plan(
         num_kept=num_kept,
         num_batches=problem.num_batches,
         fold=graphs.folds,
+        chain=graphs.chains,
         limit=problem.memory_limit,
         data=problem.kept_data_bytes,
         graph=graphs.measured.graph(max(problem.batch_sizes, default=0)),

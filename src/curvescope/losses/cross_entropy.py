@@ -155,6 +155,15 @@ class CrossEntropy(AbstractLoss):
         own = weight[labels.clamp(0, classes - 1).long()]
         return torch.where(counted, (1 - smooth) * own + smooth * weight.mean(), 0.0)
 
+    def _stacked_rows(self, U: Tensor, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Bring a stack of shape (k, *outputs.shape) to rows (k, M, C)."""
+        if outputs.ndim == 1:
+            return U.reshape(len(U), 1, -1)
+        rows = U.movedim(self._dim(outputs, targets) + 1, -1)
+        if self.shift:
+            rows = rows[:, :, :-1]
+        return rows.reshape(len(U), -1, rows.shape[-1])
+
     def _unrows(self, rows: Tensor, outputs: Tensor, targets: Tensor) -> Tensor:
         """Undo `_rows` for a stack of shape (k, M, C)."""
         dim = self._dim(outputs, targets)
@@ -195,7 +204,7 @@ class CrossEntropy(AbstractLoss):
         mass = self._mass(logits, labels)[:, None]
 
         def product(U: Tensor) -> Tensor:
-            V = torch.stack([self._rows(u, targets)[0] for u in U])
+            V = self._stacked_rows(U, outputs, targets)
             weighted = p * V
             rows = mass * (weighted - p * weighted.sum(-1, keepdim=True))
             return self._unrows(rows, outputs, targets)

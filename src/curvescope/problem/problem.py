@@ -23,6 +23,7 @@ from curvescope._core.memory import available_memory
 from curvescope._core.processes import ALONE, Processes
 from curvescope.autodiff.folding import FoldedEvaluation
 from curvescope.autodiff.network import Network, plain_tensor, unwrapped
+from curvescope.autodiff.recording import ChainRecorder
 from curvescope.losses.base import AbstractLoss
 from curvescope.losses.base import fingerprint as loss_fingerprint
 from curvescope.losses.resolve import resolve as resolve_loss
@@ -382,7 +383,7 @@ class Problem:
         parameters: Mapping[str, Tensor],
         *,
         buffers: Mapping[str, Tensor] | None = None,
-        folding: FoldedEvaluation | None = None,
+        folding: FoldedEvaluation | ChainRecorder | None = None,
     ) -> Tensor:
         """Run the model on a batch, inside ``network.running()``."""
         buffers = self.buffers if buffers is None else buffers

@@ -12,8 +12,9 @@ import curvescope as cs
 signal.signal(signal.SIGINT, signal.default_int_handler)
 assert "sympy" not in sys.modules  # else nothing is tested
 torch.manual_seed(0)
-data = (torch.randn(5, 3), torch.arange(5) % 2)
-problem = cs.Problem(torch.nn.Linear(3, 2), "cross_entropy", data)
+data = (torch.randn(5, 3), torch.arange(5) % 4)
+net = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Softmax(dim=1))
+problem = cs.Problem(net, "cross_entropy", data)  # no chain: autograd multiplies
 
 
 class Interrupting:
