@@ -10,6 +10,23 @@ from torch import Tensor
 from curvescope.results import ParamSlice
 
 
+# Entries that are transposed at once: what lies in the caches is read and written there.
+_TILE = 2**17
+
+
+def as_rows(V: Tensor) -> Tensor:
+    """Return the columns of ``V`` as rows of a contiguous tensor."""
+    rows = V.T
+    if rows.is_contiguous():
+        return rows
+    n, k = V.shape
+    out = torch.empty(k, n, dtype=V.dtype, device=V.device)
+    step = max(1, _TILE // max(k, 1)) if V.device.type == "cpu" else max(n, 1)
+    for start in range(0, n, step):
+        out[:, start : start + step].copy_(rows[:, start : start + step])
+    return out
+
+
 @final
 @dataclass(frozen=True)
 class Layout:

@@ -37,6 +37,8 @@ _PERHAPS_NOTHING = frozenset(
 )
 # What is done to gradients is not seen in the values.
 _HOOKS = frozenset({Tensor.register_hook})
+# A function, what it was given, and its other arguments.
+_Call = tuple[Callable[..., Any], Tensor, tuple[Any, ...], dict[str, Any]]
 
 
 @final
@@ -52,6 +54,7 @@ class ChainRecorder(TorchFunctionMode):
         self._leaves = {id(leaf): i for i, leaf in enumerate(leaves)}
         self._shapes = tuple(leaf.shape for leaf in leaves)
         self._layers: list[ChainLayer] = []
+        self._behind: list[list[_Call]] = []
         self._last: Tensor | None = None
         self._version = 0
         self._constants: list[tuple[Tensor, int]] = []
@@ -67,11 +70,19 @@ class ChainRecorder(TorchFunctionMode):
         if self._broken or changed or not self._is_last(outputs) or not self._layers:
             return None
         return Chain(
-            tuple(self._layers),
+            tuple(self._finished(i) for i in range(len(self._layers))),
             outputs.detach(),
             self._shapes,
             tuple(range(len(self._shapes))),
         )
+
+    def _finished(self, place: int) -> ChainLayer:
+        """Return a layer with the derivatives of the functions behind it."""
+        layer = self._layers[place]
+        for call in self._behind[place]:
+            slope, bend = _derivatives(*call)
+            layer = _followed(layer, _columns(slope), _columns(bend))
+        return layer
 
     def __torch_function__(
         self,
@@ -128,6 +139,7 @@ class ChainRecorder(TorchFunctionMode):
                 bias_leaf=None if bias is None else self._leaves.get(id(bias)),
             )
         )
+        self._behind.append([])
         # Autograd would refuse to go on with what was overwritten later.
         self._constants += [(t, t._version) for t in (x, weight)]
         self._follow(output)
@@ -141,9 +153,8 @@ class ChainRecorder(TorchFunctionMode):
         output = func(*args, **kwargs)
         if not output.requires_grad:
             return output
-        layer = self._layers[-1]
-        slope, bend = _derivatives(func, before, args[1:], kwargs)
-        self._layers[-1] = _followed(layer, _columns(slope), _columns(bend))
+        # Differentiated at the end: a checkpointed part counts what is saved inside.
+        self._behind[-1].append((func, before, args[1:], kwargs))
         self._follow(output)
         return output
 

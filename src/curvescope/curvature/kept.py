@@ -177,7 +177,12 @@ class KeptGraphs:
             most = asked
         graph = self.measured.graph(self.room.largest)
         slow = self.problem.network.has_convolutions and self._on_cpu
-        rule = by_rule(graph, second_order=self._second_order, convolutions=slow)
+        rule = by_rule(
+            graph,
+            second_order=self._second_order,
+            convolutions=slow,
+            chain=self.chains,
+        )
         return Widths(
             self.measured,
             rule=rule if asked is None else asked,

@@ -23,7 +23,7 @@ from curvescope.autodiff.graphs import (
     Run,
     per_sample_outer,
 )
-from curvescope.autodiff.layout import Layout
+from curvescope.autodiff.layout import Layout, as_rows
 from curvescope.curvature.choices import Choices, ProductChoices
 from curvescope.curvature.kept import KeptGraphs, Take
 from curvescope.curvature.planner import ProductPlan, make_plan
@@ -164,7 +164,7 @@ class CurvatureOperator(SymmetricOperator):
 
     @final
     def _matmat(self, V: Tensor) -> Tensor:
-        columns = V.T.contiguous()
+        columns = as_rows(V)
         total = self.problem.summed(
             lambda: self._own_product(columns), columns, self._name
         )

@@ -19,6 +19,7 @@ LIBRARIES = 64 * 2**20
 # Below this calls cost more than arithmetic, and timing tells nothing.
 _SMALL_GRAPH = 2 * 2**20
 _WORKING_SET = 64 * 2**20
+_CHAIN_SET = 16 * 2**20
 # A column whose temporaries are beyond the caches alone gains nothing from others: timed
 # at width 4, a GPT of 70 MiB took twice as long, and a network of 3 MiB a tenth less.
 _TIMED_BELOW = {"cpu": 32 * 2**20, "cuda": 2**31}
@@ -140,13 +141,18 @@ def small(graph: int) -> bool:
     return graph <= _SMALL_GRAPH
 
 
-def by_rule(graph: int, *, second_order: bool, convolutions: bool) -> int:
+def by_rule(
+    graph: int, *, second_order: bool, convolutions: bool, chain: bool = False
+) -> int:
     """Return the columns at once where nothing was timed.
 
     Together they pay while temporaries stay near the caches; of the whole second
     derivative only where calls cost more than arithmetic; of convolutions on a CPU
-    never (all measured).
+    never (all measured). A chain's matrix products gain until their results leave the
+    caches.
     """
+    if chain:
+        return max(1, min(MOST_COLUMNS, _CHAIN_SET // max(graph, 1)))
     if convolutions or (second_order and not small(graph)):
         return 1
     return max(1, min(MOST_COLUMNS, _WORKING_SET // max(graph, 1)))

@@ -72,4 +72,5 @@ def test_results_say_how_their_products_were_computed(problem):
     found = analyze(problem, parts=["trace"], num_probes=4, columns=2, kept=1)
 
     text = found["trace"].settings["product"]
-    assert text == "graphs of 1 of 3 batches kept, up to 2 columns at once"
+    kept = "graphs of 1 of 3 batches kept, up to 2 columns at once"
+    assert text == f"{kept}, without autograd: a chain of linear layers"
