@@ -9,7 +9,6 @@ from torch import Tensor
 
 from curvescope.results import ParamSlice
 
-
 # Entries that are transposed at once: what lies in the caches is read and written there.
 _TILE = 2**17
 
