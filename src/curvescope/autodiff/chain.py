@@ -89,7 +89,7 @@ class Chain:
 
     def rows(self, U: Tensor) -> Tensor:
         """Bring ``(k, *outputs.shape)`` to ``(k, out, n)``, or ``(out, n)`` if k is 1."""
-        shape = (-1, U.shape[-1])
+        shape = (-1, self.layers[-1].weight.shape[0])
         return U.reshape(shape if U.shape[0] == 1 else (U.shape[0], *shape)).mT
 
     def stacked(self, U: Tensor) -> Tensor:
@@ -123,7 +123,8 @@ class Chain:
             if a is not None and layer.slope is not None:
                 x = a * layer.slope if bent else a.mul_(layer.slope)
         if x is None:
-            size, n = self.outputs.shape[-1], self.layers[0].inputs.shape[1]
+            last = self.layers[-1]
+            size, n = last.weight.shape[0], last.inputs.shape[1]
             k = vectors[0].shape[0]
             x = self.outputs.new_zeros((size, n) if k == 1 else (k, size, n))
         return _Tangents(inputs, sums, x)

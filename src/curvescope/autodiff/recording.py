@@ -26,13 +26,23 @@ _ELEMENTWISE = frozenset(
         *(F.tanhshrink, torch.sin, Tensor.sin, torch.cos, Tensor.cos),
         *(torch.erf, Tensor.erf, torch.square, Tensor.square),
         *(torch.pow, Tensor.pow, Tensor.__pow__),
+        # With numbers: a tensor beside the last one ends the chain.
+        *(torch.mul, Tensor.mul, Tensor.__mul__, Tensor.__rmul__),
+        *(torch.div, Tensor.div, Tensor.__truediv__),
+        *(torch.add, Tensor.add, Tensor.__add__, Tensor.__radd__),
+        *(torch.sub, Tensor.sub, Tensor.__sub__, Tensor.__rsub__),
+        *(torch.neg, Tensor.neg, Tensor.__neg__),
     }
 )
-# These may leave everything as it is: dropout in eval mode, `Flatten` of a matrix.
+# These may leave everything as it is, in eval mode.
 _PERHAPS_NOTHING = frozenset(
+    {F.dropout, torch.dropout, F.alpha_dropout, Tensor.contiguous}
+)
+# These keep the order of the entries.
+_RESHAPING = frozenset(
     {
-        *(F.dropout, torch.dropout, F.alpha_dropout, Tensor.contiguous),
         *(torch.flatten, Tensor.flatten, Tensor.view, Tensor.reshape, torch.reshape),
+        *(torch.squeeze, Tensor.squeeze, torch.unsqueeze, Tensor.unsqueeze),
     }
 )
 # What is done to gradients is not seen in the values.
@@ -59,6 +69,8 @@ class ChainRecorder(TorchFunctionMode):
         self._version = 0
         self._constants: list[tuple[Tensor, int]] = []
         self._broken = False
+        # Whether the last tensor's shape is for whoever called the model only.
+        self._reshaped = False
 
     def compute(self, tree: Any) -> Any:
         """Return what the model returned: nothing is deferred."""
@@ -99,6 +111,11 @@ class ChainRecorder(TorchFunctionMode):
         tensors = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
         if not any(t.requires_grad for t in tensors):
             return func(*args, **kwargs)
+        if self._reshaped and func not in _RESHAPING:
+            # The chain ended before: more of it would need the shape.
+            output = func(*args, **kwargs)
+            self._broken = _depends(output) or self._overwritten() or func in _HOOKS
+            return output
         if func is F.linear:
             return self._linear(func, args, kwargs)
         alone = len(tensors) == 1 and bool(args) and self._is_last(args[0])
@@ -106,6 +123,9 @@ class ChainRecorder(TorchFunctionMode):
             return self._elementwise(func, args, kwargs)
         output = func(*args, **kwargs)
         if func in _PERHAPS_NOTHING and alone and _same(output, args[0]):
+            self._follow(output)
+        elif func in _RESHAPING and alone:
+            self._reshaped = self._reshaped or not _same(output, args[0])
             self._follow(output)
         elif _depends(output) or func in _HOOKS or self._overwritten():
             self._broken = True
@@ -128,7 +148,8 @@ class ChainRecorder(TorchFunctionMode):
             t is None or not t.requires_grad or id(t) in self._leaves
             for t in (weight, bias)
         )
-        if not known or not (begins or self._is_last(x)) or x.is_inference():
+        plain = x.layout is torch.strided and not x.is_inference()
+        if not known or not plain or not (begins or self._is_last(x)):
             self._broken = True
             return output
         self._layers.append(

@@ -1,23 +1,25 @@
 """Graphs kept from product to product, as many batches as the memory limit allows."""
 
 import time
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar, final
 
 import torch
 from torch import Tensor
 
-from curvescope._core.checks import message
-from curvescope._core.errors import AccuracyWarning, ChangedDuringComputationError
+from curvescope._core.errors import ChangedDuringComputationError
 from curvescope._core.random import DEFAULT_SEED
-from curvescope.autodiff.graphs import custom_functions, once_differentiable
+from curvescope.autodiff.graphs import once_differentiable
 from curvescope.autodiff.layout import Layout
 from curvescope.autodiff.network import plain_arithmetic, preserved_random_state
 from curvescope.curvature.building import Differentiate, GraphBuilder
 from curvescope.curvature.choices import ProductChoices
 from curvescope.curvature.compiling import CompiledBuilder, ProgramGraph
+from curvescope.curvature.complaints import (
+    not_differentiable,
+    warn_of_custom_functions,
+)
 from curvescope.curvature.measurements import (
     CANDIDATES,
     SAMPLES,
@@ -225,17 +227,22 @@ class KeptGraphs:
         Not part of the iteration: a suspended generator would keep the model in eval
         mode after an error, as long as somebody holds the traceback.
         """
-        if self._builder.chains and len(self._graphs) == self.problem.num_batches:
-            with plain_arithmetic(self.problem.device):  # neither model nor autograd
-                yield
-            return
         try:
-            with self.problem.network.running(forward=False), torch.enable_grad():
+            with self._surroundings():
                 yield
         except (ChangedDuringComputationError, MemoryError):
             raise
         except (RuntimeError, NotImplementedError) as error:
-            raise _not_differentiable(error) from error
+            raise not_differentiable(error) from error
+
+    @contextmanager
+    def _surroundings(self) -> Iterator[None]:
+        if self.chains and len(self._graphs) == self.problem.num_batches:
+            with plain_arithmetic(self.problem.device):  # neither model nor autograd
+                yield
+            return
+        with self.problem.network.running(forward=False), torch.enable_grad():
+            yield
 
     def __iter__(self) -> Iterator[Any]:
         """Yield the graph of every batch of one pass, inside `running`."""
@@ -290,7 +297,7 @@ class KeptGraphs:
             if once_differentiable(graph.roots()):
                 text = "a layer marked `once_differentiable` has no second derivative"
                 raise RuntimeError(text)
-            _warn_of_custom_functions(graph.roots())
+            warn_of_custom_functions(graph.roots())
             self._checked = True
             self.room.refuse_if_too_large()
             if self._programs is not None:
@@ -471,29 +478,3 @@ class KeptGraphs:
         block = [t[:width] for t in tangents]
         while len(self.measured.seconds.get(width, ())) < SAMPLES:
             self._measured(multiply, block, width, samples)
-
-
-def _warn_of_custom_functions(gradients: Sequence[Tensor]) -> None:
-    """Say that a backward pass written by the user is taken at its word."""
-    names = custom_functions(gradients)
-    if names:
-        text = (
-            f"the model has custom autograd functions ({', '.join(names)}): if their "
-            "backward passes leave torch or detach, second derivatives are wrong. "
-            "Verify with `curvescope.testing.check_against_central_differences`."
-        )
-        warnings.warn(text, AccuracyWarning, stacklevel=2)
-
-
-def _not_differentiable(error: BaseException) -> Exception:
-    """Say that a layer has no second derivative, in the user's words."""
-    text = str(error).splitlines()[0] if str(error) else type(error).__name__
-    if "out of memory" in text or "can't allocate" in text:
-        remedy = "Use smaller batches."
-        return MemoryError(
-            message("data", "fit the memory batch by batch", text, remedy)
-        )
-    if "derivative" not in text and "not implemented" not in text:
-        return RuntimeError(f"while running the model on a batch: {text}")
-    remedy = "Replace the layer that torch names by one with a second derivative."
-    return RuntimeError(message("model", "be twice differentiable", text, remedy))

@@ -192,6 +192,31 @@ def test_sequences_a_bent_output_and_shared_weights_are_chains_too():
     torch.testing.assert_close(found, exact, rtol=0, atol=1e-14)
 
 
+class _Regression(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(5, 4), nn.Linear(4, 1)
+
+    def forward(self, x):
+        h = 2.0 * torch.tanh(self.a(x) / 3 + 0.5) - 1
+        return (-self.b(h)).squeeze(-1)
+
+
+def test_numbers_and_a_squeezed_output_are_part_of_a_chain():
+    torch.manual_seed(4)
+    net, (X, _) = _Regression().double(), _samples()
+    y = torch.randn(9, dtype=torch.float64)
+    problem = Problem(net, "mse", (X, y))
+    H, J = Hessian(problem), Jacobian(problem)
+
+    found = H.to_dense()
+
+    assert _is_chain(H)
+    exact = _dense_hessian(net, F.mse_loss, (X, y))
+    torch.testing.assert_close(found, exact, rtol=0, atol=1e-14)
+    assert J.shape == (9, 29)
+
+
 @pytest.mark.parametrize("fold", [None, False])
 def test_a_module_with_two_names_keeps_its_parameters(fold):
     # `torch.func.functional_call` leaves plain tensors in their place.
@@ -314,7 +339,19 @@ class _Bilinear(_Residual):
         return self.b(torch.tanh(self.a(x))) * self.a.bias.sum()
 
 
+class _Reshaped(_Residual):
+    def forward(self, x):
+        h = torch.tanh(self.a(x)).reshape(len(x), 1, 5)
+        return self.b(h).reshape(-1, 3)
+
+
+class _Turned(_Residual):
+    def forward(self, x):
+        return self.b(torch.tanh(self.a(x))).T.T
+
+
 OTHERS = [
+    *(_Reshaped, _Turned),
     *(_Residual, _Detached, _Masked, _Cut, _ScaledWeight, _Custom),
     *(_Slice, _Softmax, _Bilinear, _Twice),
 ]
@@ -357,7 +394,7 @@ def test_hooks_that_change_outputs_or_gradients_end_the_chain():
     plain = Hessian(Problem(net, "cross_entropy", data)).to_dense()
 
     def both(module, args, output):
-        return 1.5 * output
+        return output + output
 
     def gradient(module, args, output):
         if output.requires_grad:
