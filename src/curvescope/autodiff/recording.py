@@ -34,10 +34,7 @@ _ELEMENTWISE = frozenset(
         *(torch.neg, Tensor.neg, Tensor.__neg__),
     }
 )
-# These may leave everything as it is, in eval mode.
-_PERHAPS_NOTHING = frozenset(
-    {F.dropout, torch.dropout, F.alpha_dropout, Tensor.contiguous}
-)
+_DROPOUT = frozenset({F.dropout, torch.dropout, F.alpha_dropout})
 # These keep the order of the entries.
 _RESHAPING = frozenset(
     {
@@ -122,10 +119,10 @@ class ChainRecorder(TorchFunctionMode):
         if func in _ELEMENTWISE and alone:
             return self._elementwise(func, args, kwargs)
         output = func(*args, **kwargs)
-        if func in _PERHAPS_NOTHING and alone and _same(output, args[0]):
+        if alone and _does_nothing(func, args, kwargs):
             self._follow(output)
         elif func in _RESHAPING and alone:
-            self._reshaped = self._reshaped or not _same(output, args[0])
+            self._reshaped = self._reshaped or output.shape != args[0].shape
             self._follow(output)
         elif _depends(output) or func in _HOOKS or self._overwritten():
             self._broken = True
@@ -222,8 +219,14 @@ def _columns(values: Tensor | None) -> Any:
     return values.reshape(-1, values.shape[-1]).t().contiguous()
 
 
-def _same(output: Any, x: Tensor) -> bool:
-    return isinstance(output, Tensor) and output.shape == x.shape
+def _does_nothing(
+    func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> bool:
+    """Tell whether a function changes neither values nor derivatives."""
+    if func not in _DROPOUT:
+        return func is Tensor.contiguous
+    given = {**dict(zip(("input", "p", "training"), args, strict=False)), **kwargs}
+    return not given.get("training", given.get("train", True))
 
 
 def _depends(output: Any) -> bool:

@@ -424,6 +424,33 @@ def test_weights_that_are_computed_end_the_chain():
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-15)
 
 
+@pytest.mark.parametrize(
+    "drop",
+    [
+        lambda x: F.dropout(x, 0.5),
+        lambda x: F.dropout(x, p=0.5, training=True),
+        lambda x: torch.dropout(x, 0.5, True),  # noqa: FBT003 - as torch has it
+        lambda x: F.alpha_dropout(x, training=True),
+    ],
+)
+def test_a_dropout_that_drops_is_not_taken_for_nothing(drop):
+    leaves = (torch.randn(4, 3, requires_grad=True),)
+    recorder = ChainRecorder(leaves)
+    with recorder:
+        outputs = drop(F.linear(torch.randn(5, 3), *leaves))
+
+    assert recorder.chain(outputs) is None
+
+
+def test_backward_hooks_of_modules_end_the_chain():
+    net = _net(nn.Linear(5, 6), nn.Tanh(), nn.Linear(6, 3))
+    net[1].register_full_backward_hook(lambda module, before, after: None)
+
+    H = Hessian(Problem(net, "cross_entropy", _samples()))
+
+    assert not _is_chain(H)
+
+
 def test_an_input_that_the_model_overwrites_is_no_input_to_rely_on():
     first = nn.Linear(3, 2).double()
     x = torch.randn(4, 3, dtype=torch.float64)
