@@ -429,7 +429,7 @@ def test_weights_that_are_computed_end_the_chain():
     [
         lambda x: F.dropout(x, 0.5),
         lambda x: F.dropout(x, p=0.5, training=True),
-        lambda x: torch.dropout(x, 0.5, True),  # noqa: FBT003 - as torch has it
+        lambda x: torch.dropout(x, 0.5, True),
         lambda x: F.alpha_dropout(x, training=True),
     ],
 )
@@ -442,6 +442,7 @@ def test_a_dropout_that_drops_is_not_taken_for_nothing(drop):
     assert recorder.chain(outputs) is None
 
 
+@pytest.mark.filterwarnings("ignore:the model has custom autograd functions")
 def test_backward_hooks_of_modules_end_the_chain():
     net = _net(nn.Linear(5, 6), nn.Tanh(), nn.Linear(6, 3))
     net[1].register_full_backward_hook(lambda module, before, after: None)
