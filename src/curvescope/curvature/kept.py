@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, TypeVar, final
 
 import torch
@@ -31,7 +31,11 @@ from curvescope.curvature.measurements import (
 from curvescope.curvature.room import Room
 from curvescope.problem import Problem
 from curvescope.problem.batches import Batch
-from curvescope.problem.metering import AllocationMeter, return_free_memory
+from curvescope.problem.metering import (
+    AllocationMeter,
+    retained_heap,
+    return_free_memory,
+)
 
 _T = TypeVar("_T")
 # Of a product's vectors, (num_params, k) -> several such; vectorised or one by one.
@@ -241,7 +245,9 @@ class KeptGraphs:
             with plain_arithmetic(self.problem.device):  # neither model nor autograd
                 yield
             return
-        with self.problem.network.running(forward=False), torch.enable_grad():
+        anew = len(self._graphs) < self.problem.num_batches
+        heap = retained_heap() if anew and self.room.ample else nullcontext()
+        with heap, self.problem.network.running(forward=False), torch.enable_grad():
             yield
 
     def __iter__(self) -> Iterator[Any]:

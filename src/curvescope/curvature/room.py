@@ -9,6 +9,7 @@ from curvescope.curvature.measurements import LIBRARIES, Measurements, small
 from curvescope.problem import Problem
 
 _SHARE_OF_FREE = 0.7
+_AMPLE = 4
 
 
 @final
@@ -69,6 +70,14 @@ class Room:
         return (
             self.limit - held - fresh - self.vectors(max(columns - self.block_size, 0))
         )
+
+    @property
+    def ample(self) -> bool:
+        """Whether a pass that builds every graph anew is far from the limit."""
+        if self._problem.device.type != "cpu" or not self._measured.temporaries:
+            return False
+        anew = self._measured.anew(self.largest, 1)
+        return self.account.num_bytes + _AMPLE * anew < self.limit
 
     @property
     def plenty(self) -> bool:

@@ -3,11 +3,16 @@
 import ctypes
 import functools
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, final
 
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+
+# Of glibc's `mallopt`, and the largest threshold it takes.
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+_LARGEST_MMAP = 32 * 2**20
 
 
 @final
@@ -86,6 +91,36 @@ def return_free_memory() -> None:
     trim = _trim()
     if trim is not None:
         trim(0)
+
+
+@contextmanager
+def retained_heap() -> Iterator[None]:
+    """Keep what is freed for what comes next, and give it back at the end.
+
+    glibc returns the top of its heap as soon as more than some ten MiB are free there.
+    Where a graph is built, used and dropped for every batch, the system then clears the
+    same pages again and again: 5 % of such a product. Afterwards the thresholds are
+    the largest that glibc chooses by itself. Elsewhere nothing happens.
+    """
+    options = _heap_options()
+    if options is None:
+        yield
+        return
+    options(_TRIM_THRESHOLD, 2**31 - 1)
+    options(_MMAP_THRESHOLD, _LARGEST_MMAP)
+    try:
+        yield
+    finally:
+        options(_TRIM_THRESHOLD, 2 * _LARGEST_MMAP)
+        return_free_memory()
+
+
+@functools.cache
+def _heap_options() -> Callable[[int, int], int] | None:
+    try:
+        return ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError, TypeError):
+        return None
 
 
 @functools.cache
