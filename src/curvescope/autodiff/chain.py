@@ -80,12 +80,24 @@ class Chain:
         outputs: The model's, a constant.
         shapes: The leaves' shapes.
         places: Which leaves vectors are made of, in this order.
+        sources: Tensors that are read in every product, with their versions.
     """
 
     layers: tuple[ChainLayer, ...]
     outputs: Tensor
     shapes: tuple[torch.Size, ...]
     places: tuple[int, ...]
+    sources: tuple[tuple[Tensor, int], ...] = ()
+
+    def check(self) -> None:
+        """Raise, as autograd does, if the model overwrote what it had read before."""
+        if any(tensor._version != version for tensor, version in self.sources):
+            text = (
+                "one of the variables needed for gradient computation has been modified "
+                "by an inplace operation: the model writes into a tensor that it keeps "
+                "from batch to batch"
+            )
+            raise RuntimeError(text)
 
     def rows(self, U: Tensor) -> Tensor:
         """Bring ``(k, *outputs.shape)`` to ``(k, out, n)``, or ``(out, n)`` if k is 1."""
@@ -104,6 +116,7 @@ class Chain:
             vectors: Shape ``(k, *leaf.shape)`` each.
             bends: Whether the backward pass needs the sums where a function bends.
         """
+        self.check()
         given = self._given(vectors)
         x: Tensor | None = None
         inputs, sums = [], []
@@ -140,6 +153,7 @@ class Chain:
 
         With tangents and adjoints, of the gradient's own pass: its tangent.
         """
+        self.check()
         given = self._given(vectors)
         found: dict[int, Tensor] = {}
         given_gradient = g

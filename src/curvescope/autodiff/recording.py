@@ -3,6 +3,10 @@
 Nothing is assumed from the model's modules: what counts is which tensors went into which
 functions. Anything that is not a linear layer or an elementwise function of the last
 tensor alone ends the recording, and autograd's graph, which is there anyway, is used.
+
+Not all can be seen: hooks behind the scenes, writes through ``.data``, a loss that reads
+what the model left in an attribute. So whoever uses a chain compares its first product
+with autograd's.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -83,6 +87,7 @@ class ChainRecorder(TorchFunctionMode):
             outputs.detach(),
             self._shapes,
             tuple(range(len(self._shapes))),
+            tuple(self._constants),
         )
 
     def _finished(self, place: int) -> ChainLayer:
@@ -105,6 +110,10 @@ class ChainRecorder(TorchFunctionMode):
         kwargs = dict(kwargs or {})
         if self._broken:
             return func(*args, **kwargs)
+        if self._last is not None and not torch.is_grad_enabled():
+            # A constant from here on, or what only looks like one: views, functions in
+            # place.
+            return self._unrecorded(func, args, kwargs)
         tensors = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
         if not any(t.requires_grad for t in tensors):
             return func(*args, **kwargs)
@@ -128,6 +137,15 @@ class ChainRecorder(TorchFunctionMode):
             self._broken = True
         return output
 
+    def _unrecorded(
+        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """Call a function without gradients; it must leave the last tensor alone."""
+        output = func(*args, **kwargs)
+        if _depends(output) or self._overwritten():
+            self._broken = True
+        return output
+
     def _overwritten(self) -> bool:
         return self._last is not None and self._last._version != self._version
 
@@ -146,6 +164,8 @@ class ChainRecorder(TorchFunctionMode):
             for t in (weight, bias)
         )
         plain = x.layout is torch.strided and not x.is_inference()
+        plain = plain and weight.ndim == 2
+        plain = plain and (bias is None or bias.shape == weight.shape[:1])
         if not known or not plain or not (begins or self._is_last(x)):
             self._broken = True
             return output

@@ -7,14 +7,18 @@ import torch
 from torch import Tensor
 
 from curvescope._core.checks import message
+from curvescope._core.random import DEFAULT_SEED
 from curvescope.autodiff.chain import ChainRun
 from curvescope.autodiff.folding import FoldedEvaluation
-from curvescope.autodiff.graphs import AutogradRun, Run
+from curvescope.autodiff.graphs import AutogradRun, BatchGraph, Run
 from curvescope.autodiff.recording import ChainRecorder
 from curvescope.curvature.choices import ProductChoices
 from curvescope.problem import Problem
 from curvescope.problem.batches import Batch
 
+# Between a chain's product and autograd's: some roundings. Where they differ by more,
+# autograd is used, so that a tight tolerance costs time at worst.
+_AGREEMENT = {torch.float64: 1e-10, torch.float32: 2e-5}
 # Builds a batch's graph: (run of the model, targets, batch index) -> graph.
 Differentiate = Callable[[Run, Any, int], Any]
 
@@ -57,6 +61,7 @@ class GraphBuilder:
         self.folds = by_default if choices.fold is None else choices.fold
         frozen = not network.train
         self.chains = choices.fold is not False and frozen and network.is_dense
+        self._compared: set[int] = set()
         self.coarse = choices.precision == "bfloat16"
         if self.coarse and problem.dtype != torch.float32:
             remedy = "Leave `precision` unset, or use `Problem(dtype=torch.float32)`."
@@ -110,10 +115,25 @@ class GraphBuilder:
         leaves, parameters = self._problem.leaves()
         recorder = ChainRecorder(leaves)
         outputs = self._problem.outputs(batch, parameters, folding=recorder)
-        chain = recorder.chain(outputs)
-        if chain is None:
+        try:
+            chain = recorder.chain(outputs)
+            if chain is None:
+                return None
+            graph = self.differentiate(ChainRun(chain), batch.targets, batch.index)
+            if batch.index in self._compared:
+                return graph
+            run = AutogradRun(outputs, leaves)
+            reference = self.differentiate(run, batch.targets, batch.index)
+            if not agree(graph, reference, leaves):
+                return None
+        except (RuntimeError, NotImplementedError):
             return None
-        return self.differentiate(ChainRun(chain), batch.targets, batch.index)
+        self._compared.add(batch.index)
+        return graph
+
+    def forget(self) -> None:
+        """Weights changed: batches' chains are compared with autograd anew."""
+        self._compared.clear()
 
     def differentiated(
         self,
@@ -134,6 +154,38 @@ class GraphBuilder:
             outputs = outputs.float()
         run = AutogradRun(outputs, leaves)
         return self.differentiate(run, batch.targets, batch.index)
+
+
+def agree(graph: Any, reference: Any, leaves: Sequence[Tensor]) -> bool:
+    """Tell whether two graphs of one batch have the same product with a random vector."""
+    tolerance = _AGREEMENT.get(leaves[0].dtype if leaves else torch.float64)
+    if tolerance is None:  # too few digits to tell
+        return False
+    generator = torch.Generator().manual_seed(DEFAULT_SEED)
+
+    def drawn(like: Tensor) -> Tensor:
+        values = torch.randn(1, *like.shape, generator=generator, dtype=like.dtype)
+        return values.to(like.device)
+
+    def products(one: Any) -> list[Tensor]:
+        if isinstance(one, BatchGraph):
+            return one.multiply(tangents, vectorised=False)
+        return [
+            one.jacobian_product(tangents, vectorised=False),
+            *one.adjoint_product(outwards, vectorised=False),
+        ]
+
+    tangents = [drawn(leaf) for leaf in leaves]
+    outwards = torch.zeros(0) if isinstance(graph, BatchGraph) else drawn(graph.outputs)
+    found, expected = products(graph), products(reference)
+    return all(
+        bool(torch.linalg.vector_norm(a - b) <= tolerance * torch.linalg.vector_norm(b))
+        for a, b in zip(_joined(found), _joined(expected), strict=True)
+    )
+
+
+def _joined(parts: list[Tensor]) -> list[Tensor]:
+    return [torch.cat([part.detach().reshape(-1) for part in parts])]
 
 
 def _finite(tensors: Sequence[Tensor]) -> bool:

@@ -130,7 +130,7 @@ class Jacobian(LinearOperator):
         )
 
     def refresh(self) -> str:
-        """Drop kept graphs if weights, buffers or data changed; return the fingerprint."""
+        """Drop kept graphs if weights or buffers changed; return the fingerprint."""
         return self._jacobian.graphs.refresh()
 
     def _matmat(self, V: Tensor) -> Tensor:
@@ -174,7 +174,7 @@ class NTK(SymmetricOperator):
         )
 
     def refresh(self) -> str:
-        """Drop kept graphs if weights, buffers or data changed; return the fingerprint."""
+        """Drop kept graphs if weights or buffers changed; return the fingerprint."""
         return self._jacobian.graphs.refresh()
 
     def _matmat(self, V: Tensor) -> Tensor:

@@ -221,6 +221,7 @@ class KeptGraphs:
         """Drop all graphs; the next product builds them anew."""
         if self._programs is not None:
             self._programs.forget()
+        self._builder.forget()
         self._graphs.clear()
         self.room.forget()
 

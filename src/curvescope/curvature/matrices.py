@@ -108,7 +108,7 @@ class CurvatureOperator(SymmetricOperator):
 
     @final
     def refresh(self) -> str:
-        """Drop kept graphs if weights, buffers or data changed; return the fingerprint."""
+        """Drop kept graphs if weights or buffers changed; return the fingerprint."""
         return f"{self._identity()}: {self._graphs.refresh()}"
 
     def _identity(self) -> str:

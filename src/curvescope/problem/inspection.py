@@ -22,6 +22,9 @@ class _Evaluates(Protocol):
     """The part of a problem that the checks need."""
 
     @property
+    def model(self) -> nn.Module: ...
+
+    @property
     def loss(self) -> AbstractLoss: ...
 
     @property
@@ -144,6 +147,7 @@ def check_first_batch(problem: _Evaluates, batch: Batch, *, additive: bool) -> N
         raise ValueError(
             message("loss", "be finite", total, "Check targets and outputs.")
         )
+    _check_reads_outputs_alone(problem, batch, outputs)
     tolerance = math.sqrt(torch.finfo(problem.dtype).eps)
     scale = max(abs(total), torch.finfo(problem.dtype).tiny)
     # Of a perfect fit the loss itself is rounding: what the outputs' rounding makes of it.
@@ -171,6 +175,28 @@ def check_first_batch(problem: _Evaluates, batch: Batch, *, additive: bool) -> N
             "wrong, state it with `cs.Loss(fn, reduction=..., denominator=...)`."
         )
         raise ValueError(message("loss", "add up over samples", got, remedy))
+
+
+def _check_reads_outputs_alone(
+    problem: _Evaluates, batch: Batch, outputs: Tensor
+) -> None:
+    """Refuse a loss that reads the model's parameters: they would count as constants."""
+    named = {n: p for n, p in problem.model.named_parameters() if p.requires_grad}
+    with torch.enable_grad():
+        total = problem.loss.total(outputs.detach(), batch.targets)
+    if not named or not total.requires_grad:
+        return
+    grads = torch.autograd.grad(total, list(named.values()), allow_unused=True)
+    read = [name for name, g in zip(named, grads, strict=True) if g is not None]
+    if read:
+        shown = ", ".join(read[:3]) + (", ..." if len(read) > 3 else "")
+        contract = "depend on the model through its outputs alone"
+        remedy = (
+            "Use `Problem(weight_decay=...)` for a penalty on weights, or let the model "
+            "return what the loss needs."
+        )
+        got = f"a loss that reads the parameters {shown}"
+        raise ValueError(message("loss", contract, got, remedy))
 
 
 def _rounding_of(problem: _Evaluates, batch: Batch, outputs: Tensor) -> float:

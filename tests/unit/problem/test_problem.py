@@ -423,3 +423,17 @@ def test_a_perfect_fit_whose_loss_is_rounding_is_no_coupled_loss(seed):
     Y = torch.cat([model(x[None]).detach() for x in X])  # equal up to rounding
 
     assert Problem(model, "mse", (X, Y)).evaluate().loss < 1e-28
+
+
+def test_a_loss_that_reads_the_parameters_itself_is_refused():
+    net = torch.nn.Linear(3, 2)
+
+    def penalised(outputs, targets):
+        penalty = sum(p.square().sum() for p in net.parameters())
+        return outputs.square().sum() + len(outputs) * penalty
+
+    data = (torch.ones(4, 3), torch.zeros(4))
+    with pytest.raises(
+        ValueError, match="outputs alone; got .* parameters weight, bias"
+    ):
+        Problem(net, losses.Loss(penalised, reduction="sum"), data)
