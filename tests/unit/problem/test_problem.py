@@ -434,6 +434,6 @@ def test_a_loss_that_reads_the_parameters_itself_is_refused():
 
     data = (torch.ones(4, 3), torch.zeros(4))
     with pytest.raises(
-        ValueError, match="outputs alone; got .* parameters weight, bias"
+        ValueError, match=r"outputs alone; got .* parameters weight, bias"
     ):
         Problem(net, losses.Loss(penalised, reduction="sum"), data)
