@@ -59,10 +59,10 @@ class GraphBuilder:
         pays = network.has_own_derivatives and not network.train
         by_default = pays and problem.device.type == "cpu"
         self.folds = by_default if choices.fold is None else choices.fold
-        frozen = not network.train
-        self.chains = choices.fold is not False and frozen and network.is_dense
         self._compared: set[int] = set()
         self.coarse = choices.precision == "bfloat16"
+        possible = not (network.train or self.coarse) and network.is_dense
+        self.chains = possible and choices.fold is not False
         if self.coarse and problem.dtype != torch.float32:
             remedy = "Leave `precision` unset, or use `Problem(dtype=torch.float32)`."
             contract = f'be "full" for a problem in {problem.dtype}'
@@ -74,7 +74,7 @@ class GraphBuilder:
         Raises:
             ValueError: If folding was asked for and a layer does not see it.
         """
-        if self.chains and not self.coarse:
+        if self.chains:
             graph = self._chain(batch)
             if graph is not None:
                 return graph

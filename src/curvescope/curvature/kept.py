@@ -110,12 +110,13 @@ class KeptGraphs:
     @property
     def folds(self) -> bool:
         """Whether layers run in forms that are cheaper to differentiate twice."""
-        return self._builder.folds or self._builder.chains
+        return self._builder.folds or self.chains
 
     @property
     def chains(self) -> bool:
         """Whether the whole network is multiplied as a chain of linear layers."""
-        return self._builder.chains
+        programs = self._programs
+        return self._builder.chains and (programs is None or bool(programs.failure))
 
     def rounding_error(self) -> float:
         """Return by how much products in bfloat16 are off, relative to random products.

@@ -260,6 +260,15 @@ def test_autocast_and_inference_mode_around_a_product_change_nothing():
     assert torch.equal(found, expected)
 
 
+@pytest.mark.parametrize("choices", [{"compile": True}, {"precision": "bfloat16"}])
+def test_programs_and_coarse_products_are_not_called_chains(choices):
+    net = nn.Sequential(nn.Linear(5, 6), nn.Tanh(), nn.Linear(6, 3))
+    problem = Problem(net, "cross_entropy", _samples(dtype=torch.float32))
+
+    assert not Hessian(problem, **choices)._graphs.chains
+    assert Hessian(problem)._graphs.chains
+
+
 class _Residual(nn.Module):
     def __init__(self):
         super().__init__()
