@@ -169,7 +169,7 @@ def _mlp_rows(
     for index in range(len(net.layers) - 1, blocks[0].index - 1, -1):
         block = by_index.get(index)
         if block is not None:
-            x = block.extended(hidden[index])
+            x = block.extended(hidden[index].T).T
             for p in block.pieces:
                 stop = p.start + block.outputs * p.width
                 place = found[:, :, p.start : stop]

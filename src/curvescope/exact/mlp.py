@@ -16,6 +16,8 @@ The GGN leaves out the diagonal term of ``Q`` and the second sum; the functional
 starts at ``Q_L = 0``. Every sum is a matrix product over the samples. Indices count
 layers from 0 in the code; a, b belong to layer l, c, e to layer k; ``x`` has an entry 1
 where a bias is asked for. Only rows of the lower triangle are computed, then mirrored.
+Samples are the last dimension everywhere: picking pairs of units copies whole rows, and
+the contractions of Q, S and E are matrix products over all samples.
 """
 
 from collections.abc import Iterator, Sequence
@@ -62,12 +64,13 @@ class Block:
         return sum(piece.width for piece in self.pieces)
 
     def extended(self, hidden: Tensor) -> Tensor:
-        """Return x, shape ``(n, width)``."""
-        has_bias = self.width > (hidden.shape[1] if self.has_weight else 0)
+        """Return x, shape ``(width, n)``."""
+        inputs, n = hidden.shape
+        has_bias = self.width > (inputs if self.has_weight else 0)
         parts = [hidden] if self.has_weight else []
         if has_bias:
-            parts.append(hidden.new_ones(len(hidden), 1))
-        return torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
+            parts.append(hidden.new_ones(1, n))
+        return torch.cat(parts) if len(parts) > 1 else parts[0]
 
 
 @final
@@ -188,26 +191,35 @@ def _joined(
 
 
 def _state(net: FeedForward, inputs: Tensor, delta: Tensor, second: Tensor) -> _State:
-    pre = net.forward(inputs)[:-1]
+    pre = [z.T.contiguous() for z in net.forward(inputs)[:-1]]
     between = list(zip(net.activations, pre, strict=True))
     slopes = [activation.slope(z) for activation, z in between]
     bends = [a.bend(z) if a.bend is not None else None for a, z in between]
-    gradients, backward = [delta], []
+    gradients, backward = [delta.T.contiguous()], []
     for layer, slope in zip(reversed(net.layers[1:]), reversed(slopes), strict=True):
-        backward.append(gradients[-1] @ layer.weight)
+        backward.append(layer.weight.T @ gradients[-1])
         gradients.append(backward[-1] * slope)
     return _State(
-        hidden=[inputs, *(activation.value(z) for activation, z in between)],
+        hidden=[
+            inputs.T.contiguous(),
+            *(activation.value(z) for activation, z in between),
+        ],
         slopes=slopes,
         bends=bends,
         gradients=gradients[::-1],
         backward=backward[::-1],
-        output_hessian=second,
+        output_hessian=second.permute(1, 2, 0).contiguous(),
     )
 
 
+def _pulled_back(stack: Tensor, weight: Tensor, slope: Tensor) -> Tensor:
+    """Return ``stack W D`` of every sample, for a stack ``(a, units, n)``."""
+    back = weight.T.expand(len(stack), -1, -1)
+    return torch.bmm(back, stack).mul_(slope)
+
+
 def _curvatures(net: FeedForward, state: _State, part: str) -> list[Tensor | None]:
-    """Return Q of every layer, ``(n, m, m)``; ``None`` where it is zero."""
+    """Return Q of every layer, ``(m, m, n)``; ``None`` where it is zero."""
     top = None if part == "functional" else state.output_hessian
     found: list[Tensor | None] = [top]
     for index in range(len(net.layers) - 2, -1, -1):
@@ -215,16 +227,15 @@ def _curvatures(net: FeedForward, state: _State, part: str) -> list[Tensor | Non
         below = None
         if above is not None:
             weight = net.layers[index + 1].weight
-            below = (above @ weight).transpose(1, 2) @ weight
-            below *= slope[:, :, None]
+            half = _pulled_back(above, weight, slope)
+            below = (weight.T @ half.flatten(1)).view(-1, *half.shape[1:])
             below *= slope[:, None, :]
         bend = state.bends[index]
         if part != "ggn" and bend is not None:
             bent = state.backward[index] * bend
             if below is None:
-                below = torch.diag_embed(bent)
-            else:
-                below.diagonal(dim1=1, dim2=2).add_(bent)
+                below = bent.new_zeros(len(bent), *bent.shape)
+            below.diagonal().add_(bent.T)
         found.append(below)
     return found[::-1]
 
@@ -249,13 +260,13 @@ def _accumulate(
             if index < row.index:
                 weight, slope = net.layers[index + 1].weight, state.slopes[index]
                 if S is not None:
-                    S = (S @ weight).mul_(slope[:, None, :])
+                    S = _pulled_back(S, weight, slope)
                 if index == row.index - 2 and part != "ggn":
                     # E of adjacent layers is diagonal, and never made.
-                    E = state.slopes[index + 1][:, :, None] * weight
-                    E *= slope[:, None, :]
+                    E = state.slopes[index + 1][:, None, :] * weight[:, :, None]
+                    E *= slope
                 elif E is not None:
-                    E = (E @ weight).mul_(slope[:, None, :])
+                    E = _pulled_back(E, weight, slope)
             column = by_index.get(index)
             if column is None:
                 continue
@@ -295,11 +306,11 @@ def _step(entries_per_unit: int) -> int:
 
 def _diagonal(matrix: Tensor, row: Block, Q: Tensor, x: Tensor, *, add: bool) -> None:
     """One layer with itself: symmetric in (a, c) and in (b, e), so a quarter of it."""
-    n, m, width = len(x), row.outputs, x.shape[1]
+    m, (width, n) = row.outputs, x.shape
     a, c = torch.tril_indices(m, m, device=x.device)
     b, e = torch.tril_indices(width, width, device=x.device)
-    U = Q.reshape(n, -1).index_select(1, a * m + c)
-    V = x.index_select(1, b) * x.index_select(1, e)
+    U = Q.view(-1, n).index_select(0, a * m + c)
+    V = x.index_select(0, b).mul_(x.index_select(0, e))
     pair_of_units = _pairs(m, x.device)
     pair_of_inputs = _pairs(width, x.device)
     lower = [
@@ -311,13 +322,14 @@ def _diagonal(matrix: Tensor, row: Block, Q: Tensor, x: Tensor, *, add: bool) ->
     small = [(p, q, where) for p, q, where in lower if p.width == 1]
     for first, last in _unit_groups(m, len(b)):
         begin, end = first * (first + 1) // 2, last * (last + 1) // 2
-        product = U[:, begin:end].T @ V
+        product = U[begin:end] @ V.T
         for p, q, where in lower:
             if p.width == 1:
                 continue
+            chosen = product.index_select(1, where)
             for unit in range(first, last):
                 at = unit * (unit + 1) // 2 - begin
-                rows = product[at : at + unit + 1].index_select(1, where)
+                rows = chosen[at : at + unit + 1]
                 i = p.start + unit * p.width
                 place = matrix[
                     i : i + p.width, q.start : q.start + (unit + 1) * q.width
@@ -326,7 +338,7 @@ def _diagonal(matrix: Tensor, row: Block, Q: Tensor, x: Tensor, *, add: bool) ->
                 _put(place.view(p.width, unit + 1, q.width), value, add=add)
     # A bias's rows lie below all of the weight's, so that all (a, c) are needed.
     for p, q, where in small:
-        rows = (U.T @ V.index_select(1, where)).index_select(0, pair_of_units.view(-1))
+        rows = (U @ V.index_select(0, where).T).index_select(0, pair_of_units.view(-1))
         value = rows.view(m, m, p.width, q.width).transpose(1, 2)
         _put(_view(matrix, row, p, row, q), value, add=add)
 
@@ -362,12 +374,12 @@ def _outer(
     add: bool,
 ) -> None:
     """The first sum: ``(a, c)`` against ``(b, e)``."""
-    n, units = len(x), column.outputs
-    V = (x[:, :, None] * y[:, None, :]).view(n, -1)
-    step = _step(units * V.shape[1])
+    units = column.outputs
+    V = (x[:, None, :] * y).flatten(0, 1)
+    step = _step(units * len(V))
     for first in range(0, row.outputs, step):
-        U = S[:, first : first + step].reshape(n, -1)
-        product = (U.T @ V).view(-1, units, x.shape[1], y.shape[1])
+        U = S[first : first + step].flatten(0, 1)
+        product = (U @ V.T).view(-1, units, len(x), len(y))
         for p in row.pieces:
             for q in column.pieces:
                 place = _view(matrix, row, p, column, q)[first : first + step]
@@ -379,8 +391,8 @@ def _adjacent(
     matrix: Tensor, row: Block, column: Block, g: Tensor, slope: Tensor, y: Tensor
 ) -> None:
     """The second sum for neighbours, where E is diagonal: only ``b == c``."""
-    U = (g[:, :, None] * slope[:, None, :]).view(len(y), -1)
-    product = (U.T @ y).view(row.outputs, column.outputs, y.shape[1])
+    U = (g[:, None, :] * slope).flatten(0, 1)
+    product = (U @ y.T).view(row.outputs, column.outputs, len(y))
     p = row.pieces[0]
     for q in column.pieces:
         place = _view(matrix, row, p, column, q).diagonal(dim1=1, dim2=2)
@@ -396,13 +408,13 @@ def _distant(
     y: Tensor,
 ) -> None:
     """The second sum in general: ``(b, c)`` against ``(a, e)``."""
-    n, inputs, units = E.shape
-    V = E.reshape(n, -1)
-    step = _step(V.shape[1] * y.shape[1])
+    inputs, units, _ = E.shape
+    V = E.flatten(0, 1)
+    step = _step(len(V) * len(y))
     p = row.pieces[0]
     for first in range(0, row.outputs, step):
-        U = (g[:, first : first + step, None] * y[:, None, :]).view(n, -1)
-        product = (V.T @ U).view(inputs, units, -1, y.shape[1])
+        U = (g[first : first + step, None, :] * y).flatten(0, 1)
+        product = (V @ U.T).view(inputs, units, -1, len(y))
         for q in column.pieces:
             place = _view(matrix, row, p, column, q)[first : first + step]
             place.add_(product[..., q.columns].permute(2, 0, 1, 3))
