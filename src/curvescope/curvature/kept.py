@@ -35,6 +35,7 @@ from curvescope.problem.metering import (
     AllocationMeter,
     retained_heap,
     return_free_memory,
+    settle_heap,
 )
 
 _T = TypeVar("_T")
@@ -186,6 +187,7 @@ class KeptGraphs:
         slow = self.problem.network.has_convolutions and self._on_cpu
         rule = by_rule(
             graph,
+            columns=num,
             second_order=self._second_order,
             convolutions=slow,
             chain=self.chains,
@@ -195,6 +197,7 @@ class KeptGraphs:
             rule=rule if asked is None else asked,
             explores=asked is None
             and self._explores
+            and not (self.chains and self._on_cpu)
             and not small(graph)
             and self.measured.worth_timing,
             most=most,
@@ -243,6 +246,8 @@ class KeptGraphs:
 
     @contextmanager
     def _surroundings(self) -> Iterator[None]:
+        if self.room.ample:
+            settle_heap()
         if self.chains and len(self._graphs) == self.problem.num_batches:
             with plain_arithmetic(self.problem.device):  # neither model nor autograd
                 yield

@@ -46,7 +46,8 @@ class _Stacks:
         # is there at a time, since splitting copies.
         if self._last is None or self._last[0] != (start, stop):
             self._last = None
-            self._last = ((start, stop), self._layout.split(self._columns[start:stop]))
+            rows = as_rows(self._columns[start:stop].T)
+            self._last = ((start, stop), self._layout.split(rows))
         return self._last[1]
 
 
@@ -164,7 +165,8 @@ class CurvatureOperator(SymmetricOperator):
 
     @final
     def _matmat(self, V: Tensor) -> Tensor:
-        columns = as_rows(V)
+        # Of a single batch each block is needed once, and stays in the caches.
+        columns = V.T if self.problem.num_batches == 1 else as_rows(V)
         total = self.problem.summed(
             lambda: self._own_product(columns), columns, self._name
         )
@@ -176,7 +178,8 @@ class CurvatureOperator(SymmetricOperator):
         """Return the rows' products, summed over this process's batches and scaled."""
         layout, scale = self._graphs.layout, self.problem.scale
         with self._graphs.running():
-            total = torch.empty_like(columns)  # a plain tensor, in inference mode too
+            # A plain tensor, in inference mode too.
+            total = torch.empty_like(columns, memory_format=torch.contiguous_format)
             take, num = _Stacks(layout, columns), len(columns)
             begun = False
 

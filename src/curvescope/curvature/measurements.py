@@ -1,5 +1,6 @@
 """What a short look at one kind of matrix told about its time and memory."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from statistics import median
@@ -19,7 +20,7 @@ LIBRARIES = 64 * 2**20
 # Below this calls cost more than arithmetic, and timing tells nothing.
 _SMALL_GRAPH = 2 * 2**20
 _WORKING_SET = 64 * 2**20
-_CHAIN_SET = 16 * 2**20
+_CHAIN_SET = 32 * 2**20
 # A column whose temporaries are beyond the caches alone gains nothing from others: timed
 # at width 4, a GPT of 70 MiB took twice as long, and a network of 3 MiB a tenth less.
 _TIMED_BELOW = {"cpu": 32 * 2**20, "cuda": 2**31}
@@ -142,17 +143,24 @@ def small(graph: int) -> bool:
 
 
 def by_rule(
-    graph: int, *, second_order: bool, convolutions: bool, chain: bool = False
+    graph: int,
+    *,
+    columns: int,
+    second_order: bool,
+    convolutions: bool,
+    chain: bool = False,
 ) -> int:
     """Return the columns at once where nothing was timed.
 
     Together they pay while temporaries stay near the caches; of the whole second
     derivative only where calls cost more than arithmetic; of convolutions on a CPU
     never (all measured). A chain's matrix products gain until their results leave the
-    caches.
+    caches; what they gain is less than what a clock is off by, so that they go by this
+    rule alone, in equal blocks.
     """
     if chain:
-        return max(1, min(MOST_COLUMNS, _CHAIN_SET // max(graph, 1)))
+        widest = max(1, min(MOST_COLUMNS, _CHAIN_SET // max(graph, 1)))
+        return math.ceil(columns / math.ceil(columns / widest))
     if convolutions or (second_order and not small(graph)):
         return 1
     return max(1, min(MOST_COLUMNS, _WORKING_SET // max(graph, 1)))
@@ -177,14 +185,14 @@ class Widths:
     ) -> None:
         self._measured = measured
         self._rule = rule
-        self._explores = explores
+        self.explores = explores
         self.most = most
 
     def next(self, remaining: int) -> int:
         """Return how many of ``remaining`` columns to multiply now."""
         if self._measured.loops_only:
             return 1
-        if not self._explores:
+        if not self.explores:
             return min(self._rule, remaining, self.most)
         trial = self.trial()
         if trial is not None and trial <= remaining:
@@ -194,7 +202,7 @@ class Widths:
     @property
     def widest(self) -> int:
         """The widest block that may be chosen."""
-        return min(self.most, MOST_COLUMNS if self._explores else self._rule)
+        return min(self.most, MOST_COLUMNS if self.explores else self._rule)
 
     def trial(self) -> int | None:
         """Return the width to be timed next, or ``None`` if all is known."""
@@ -213,7 +221,7 @@ class Widths:
         """Return the fastest width that was timed, the smallest of equals."""
         if self._measured.loops_only:
             return 1
-        if not self._explores:
+        if not self.explores:
             return min(self._rule, self.most)
         found = self._allowed()[0]
         for width in self._allowed():

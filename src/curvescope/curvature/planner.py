@@ -230,6 +230,8 @@ def _reasons(
         timed = ", ".join(f"{o.columns}: {o.seconds:.3g} s" for o in same)
         reasons.append(
             f"other numbers of columns at once gain nothing, or too little ({timed})"
+            if graphs.widths(num=chosen.columns).explores
+            else f"columns at once go by the graph's size, not by a clock ({timed})"
         )
     if chosen.peak > graphs.problem.memory_limit:
         reasons.append(

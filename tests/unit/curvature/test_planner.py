@@ -13,6 +13,7 @@ from curvescope.curvature.measurements import (
     SAMPLES,
     Measurements,
     Widths,
+    by_rule,
 )
 from curvescope.problem import Problem
 from curvescope.problem.metering import AllocationMeter, return_free_memory
@@ -84,6 +85,41 @@ def test_a_line_through_two_sizes_gives_every_other():
     assert found.product(4, 1) == int(found.holes * 40)
     assert found.graph(0) == 100
     assert Measurements(CPU).graph(5) == 0
+
+
+@pytest.mark.parametrize(
+    ("graph", "columns", "width"),
+    [
+        (3 * MIB, 32, 8),
+        (3 * MIB, 11, 6),
+        (3 * MIB, 1, 1),
+        (MIB, 32, 32),
+        (99 * MIB, 7, 1),
+    ],
+)
+def test_the_columns_of_a_chain_go_in_equal_blocks_that_stay_in_the_caches(
+    graph, columns, width
+):
+    found = by_rule(
+        graph, columns=columns, second_order=True, convolutions=False, chain=True
+    )
+
+    assert found == width
+
+
+def test_the_columns_of_a_chain_are_not_timed_on_a_cpu():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(300, 256), nn.Tanh(), nn.Linear(256, 10))
+    data = (torch.randn(512, 300), torch.arange(512) % 10)
+    problem = Problem(model, "cross_entropy", data, batch_size=512)
+    H = Hessian(problem)
+    V = torch.randn(problem.num_params, 9)
+
+    for _ in range(3):
+        H @ V
+
+    assert set(H._graphs.measured.excess) == {1, 9}  # the first tells the memory
+    assert H.plan(columns=9).chain
 
 
 def test_widths_are_tried_as_long_as_they_gain():

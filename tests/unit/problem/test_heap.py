@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from curvescope.problem.metering import retained_heap
+from curvescope.problem.metering import retained_heap, settle_heap
 
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux", reason="glibc's heap is Linux'"
@@ -50,6 +50,24 @@ def test_a_retained_heap_is_given_back():
 
     assert inside - before > 100 * 2**20
     assert resident() - before < 40 * 2**20
+
+
+def test_a_settled_heap_keeps_the_pages_of_what_is_freed_again_and_again():
+    settle_heap()
+    size = 24 * 2**20 // 4
+
+    def take_and_free():
+        taken = torch.ones(size)
+        assert float(taken[-1]) == 1.0
+
+    for _ in range(4):  # what other tests have left goes first
+        take_and_free()
+    before = _cleared_pages()
+    for _ in range(8):
+        take_and_free()
+
+    # Not eight times all of them: at most half of those of one.
+    assert _cleared_pages() - before < 4 * size / resource.getpagesize() / 2
 
 
 def test_a_retained_heap_ends_with_an_error_too():
