@@ -118,7 +118,8 @@ def test_the_columns_of_a_chain_are_not_timed_on_a_cpu():
     for _ in range(3):
         H @ V
 
-    assert set(H._graphs.measured.excess) == {1, 9}  # the first tells the memory
+    # The very first tells the memory, the other eight follow; no 4, no 16.
+    assert set(H._graphs.measured.excess) == {1, 8, 9}
     assert H.plan(columns=9).chain
 
 
