@@ -130,10 +130,23 @@ class SolverRunner:
     def _firsts(
         self, problem: str, contestants: list[Contestant], folder: str
     ) -> list[Contestant]:
-        """Run everybody once; return those who could."""
+        """Run everybody once; return those who could.
+
+        What an implementation runs first starts and warms its process up. It runs once
+        more, to know what it costs in the rounds.
+        """
+        begun: set[str] = set()
         for contestant in contestants:
-            if not self._is_lost(contestant, problem):
-                contestant.first = self._once(problem, contestant, 0, folder)
+            implementation = contestant.implementation
+            if self._is_lost(contestant, problem):
+                continue
+            contestant.first = self._once(problem, contestant, 0, folder)
+            warming = implementation.key not in begun and not implementation.fresh
+            begun.add(implementation.key)
+            several = sum(c.implementation == implementation for c in contestants) > 1
+            if warming and several and contestant.first is not None:
+                contestant.answers.clear()
+                self._once(problem, contestant, 0, folder)
         return [c for c in contestants if c.first is not None]
 
     def _is_lost(self, contestant: Contestant, problem: str) -> bool:

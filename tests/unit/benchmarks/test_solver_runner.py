@@ -187,6 +187,19 @@ def test_every_setting_is_a_row_and_every_round_has_its_own_seed(clock):
         assert answers == ["curvescope 0", "curvescope 1", "curvescope 2"]
 
 
+def test_a_cold_first_run_does_not_price_its_setting_out_of_the_rounds(clock):
+    grid = ({"num_probes": 1}, {"num_probes": 8})
+    ours = Solver("curvescope", clock, [100.0] + 99 * [1.0])
+
+    outcome = measure([ours], clock, grid=grid, rounds=5, budget=20.0, judge_all=True)
+
+    first, second = outcome.rows
+    assert first["first_seconds"] == 100.0
+    assert first["rounds"] == second["rounds"] == 5
+    assert first["seconds"] == second["seconds"] == 1.0
+    assert [len(row["all_verdicts"]) for row in outcome.rows] == [6, 6]
+
+
 def test_who_would_take_too_long_on_a_problem_is_left_out_there(clock):
     ours, dear = (Solver(key, clock, [1.0]) for key in ("curvescope", "dear"))
     runner = SolverRunner(
