@@ -15,6 +15,7 @@ from curvescope.linalg._products import piece_length
 from curvescope.linalg._session import Session
 
 _BREAKDOWN_EPS = 20.0
+_MOSTLY_LEFT = 0.7
 _EXACT = 2
 
 
@@ -66,9 +67,11 @@ class ProbeBases:
 
     def project_out(self, W: Tensor, m: int) -> Tensor:
         """Make each row of ``W`` orthogonal to its own first ``m``; return coefficients."""
+        length = piece_length(self.device)
+        if self.n <= length:
+            return _orthogonalised(self._part(m, slice(None)), W)[:, :, 0]
         total = torch.zeros(self.p, m, 1, dtype=torch.float64, device=W.device)
         again = torch.zeros_like(total)
-        length = piece_length(self.device)
         pieces = [slice(i, i + length) for i in range(0, self.n, length)]
         for piece in pieces:
             total += self._part(m, piece) @ W[:, piece, None]
@@ -81,6 +84,35 @@ class ProbeBases:
         for piece in pieces:
             W[:, piece] -= (second @ self._part(m, piece))[:, 0]
         return (total + again)[:, :, 0]
+
+
+def _orthogonalised(Q: Tensor, W: Tensor) -> Tensor:
+    """Make each row of ``W`` orthogonal to its own ``Q``; return coefficients.
+
+    A product has large parts along the two newest vectors alone. When these are gone,
+    one pass over all of them is enough, unless it takes away a part that is not rounding:
+    then its own rounding counts, and there is another one.
+
+    References:
+        Daniel, Gragg, Kaufman and Stewart (1976), doi:10.1090/S0025-5718-1976-0431641-8.
+    """
+    newest = min(2, Q.shape[1])
+    total = torch.zeros(*Q.shape[:2], 1, dtype=torch.float64, device=W.device)
+    total[:, -newest:] = _projected_out(Q[:, -newest:], W)
+    before = torch.linalg.vector_norm(W, dim=1)
+    total += _projected_out(Q, W)
+    after = torch.linalg.vector_norm(W, dim=1)
+    # Where the answer would have to be waited for, another pass is cheaper.
+    if W.device.type != "cpu" or bool((after < _MOSTLY_LEFT * before).any()):
+        total += _projected_out(Q, W)
+    return total
+
+
+def _projected_out(Q: Tensor, W: Tensor) -> Tensor:
+    """Subtract from each row of ``W`` its part along its own ``Q``; return coefficients."""
+    found = torch.bmm(Q, W[:, :, None])
+    W[:, None].baddbmm_(found.mT, Q, alpha=-1)
+    return found
 
 
 class Lockstep:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, final
 
-from torch import Tensor
+from torch import Tensor, UntypedStorage
 from torch.utils._python_dispatch import TorchDispatchMode
 
 # Of glibc's `mallopt`, and the largest threshold it takes.
@@ -47,22 +47,23 @@ class AllocationMeter(TorchDispatchMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         """Run an operation and look at what it returns."""
-        for given in _tensors(args):
-            self._follow(given, num_bytes=0)
-        result = func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        given: set[int] | None = None
         for made in _tensors((result,)):
-            self._follow(made, num_bytes=None)
+            storage = _storage(made)
+            if storage is None or storage._cdata in self._known:
+                continue
+            if given is None:
+                there = map(_storage, _tensors((args, tuple(kwargs.values()))))
+                given = {s._cdata for s in there if s is not None}
+            # A view of what was there before, or the same changed in place.
+            if storage._cdata not in given:
+                self._follow(storage)
         return result
 
-    def _follow(self, tensor: Tensor, *, num_bytes: int | None) -> None:
-        try:
-            storage = tensor.untyped_storage()
-        except (RuntimeError, NotImplementedError):  # a subclass without memory
-            return
-        key = storage._cdata
-        if key in self._known:
-            return
-        size = storage.nbytes() if num_bytes is None else num_bytes
+    def _follow(self, storage: UntypedStorage) -> None:
+        key, size = storage._cdata, storage.nbytes()
         self.live += size
         self.made += size
         self.peak = max(self.peak, self.live)
@@ -72,6 +73,13 @@ class AllocationMeter(TorchDispatchMode):
             self._known.pop(key, None)
 
         self._known[key] = weakref.ref(storage, gone)
+
+
+def _storage(tensor: Tensor) -> UntypedStorage | None:
+    try:
+        return tensor.untyped_storage()
+    except (RuntimeError, NotImplementedError):  # a subclass without memory
+        return None
 
 
 def _tensors(values: Iterable[Any]) -> Iterable[Tensor]:
