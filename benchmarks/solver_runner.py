@@ -145,8 +145,10 @@ class SolverRunner:
             begun.add(implementation.key)
             several = sum(c.implementation == implementation for c in contestants) > 1
             if warming and several and contestant.first is not None:
-                contestant.answers.clear()
-                self._once(problem, contestant, 0, folder)
+                again = self._once(problem, contestant, 0, folder)
+                # Its answer took the place of the first one's.
+                contestant.answers = contestant.answers[:1] if again else []
+                contestant.first = contestant.first if again else None
         return [c for c in contestants if c.first is not None]
 
     def _is_lost(self, contestant: Contestant, problem: str) -> bool:

@@ -13,10 +13,11 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
+from curvescope._core.nodes import once_differentiable
 from curvescope._core.random import DEFAULT_SEED, gaussian
 from curvescope.analysis.all_layers_pieces import LayerFactor, Shape
 from curvescope.autodiff.columns import pullback
-from curvescope.autodiff.graphs import custom_functions, once_differentiable
+from curvescope.autodiff.graphs import custom_functions
 from curvescope.autodiff.layout import Layout
 from curvescope.curvature.blocks import DiagonalBlocks, FlopCount
 from curvescope.curvature.matrices import output_gradient

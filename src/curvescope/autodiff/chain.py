@@ -80,7 +80,8 @@ class Chain:
         outputs: The model's, a constant.
         shapes: The leaves' shapes.
         places: Which leaves vectors are made of, in this order.
-        sources: Tensors that are read in every product, with their versions.
+        sources: Tensors that are read in every product and are no leaves, with their
+            versions.
     """
 
     layers: tuple[ChainLayer, ...]

@@ -6,13 +6,14 @@ backward passes imply: 6 forward passes' work for the Hessian, 4 for the GGN, ag
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, final
+from typing import Protocol, final
 
 import torch
 from torch import Tensor
 
+from curvescope._core.nodes import nodes
 from curvescope.autodiff.columns import pullback
 from curvescope.autodiff.lazy import import_before_backward
 from curvescope.losses.base import Product
@@ -248,37 +249,15 @@ def _gradient(
     )
 
 
-def once_differentiable(gradients: Sequence[Tensor]) -> bool:
-    """Tell whether a layer of the graph refuses to be differentiated twice.
-
-    Torch puts a node that raises behind such a layer (`once_differentiable`), but off
-    the path to the parameters: its second derivative would silently be zero.
-    """
-    return any(node.name() == "torch::autograd::Error" for node in _nodes(gradients))
-
-
 def custom_functions(gradients: Sequence[Tensor]) -> tuple[str, ...]:
     """Return the names of autograd functions in the graph that are not this package's."""
     found = {
         getattr(type(node), "_forward_cls")  # noqa: B009 - torch does not declare it
-        for node in _nodes(gradients)
+        for node in nodes(gradients)
         if isinstance(node, torch.autograd.function.BackwardCFunction)
     }
     foreign = (f for f in found if not f.__module__.startswith("curvescope."))
     return tuple(sorted(f.__name__ for f in foreign))
-
-
-def _nodes(tensors: Sequence[Tensor]) -> Iterator[Any]:
-    """Yield every node of the tensors' graph once."""
-    pending: list[Any] = [t.grad_fn for t in tensors]
-    seen: set[Any] = set()
-    while pending:
-        node = pending.pop()
-        if node is None or node in seen:
-            continue
-        yield node
-        seen.add(node)
-        pending.extend(following for following, _ in node.next_functions)
 
 
 def per_sample_outer(gradients: Tensor) -> Product:

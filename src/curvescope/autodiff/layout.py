@@ -83,7 +83,8 @@ class Layout:
             full[:, self.entries] = V
             V = full
         pieces = V.split([shape.numel() for shape in self.shapes], dim=1)
-        return [p.reshape(-1, *s) for p, s in zip(pieces, self.shapes, strict=True)]
+        k = V.shape[0]
+        return [p.reshape(k, *s) for p, s in zip(pieces, self.shapes, strict=True)]
 
     def join(self, tensors: Sequence[Tensor]) -> Tensor:
         """Undo `split`."""

@@ -69,6 +69,7 @@ class ChainRecorder(TorchFunctionMode):
         self._last: Tensor | None = None
         self._version = 0
         self._constants: list[tuple[Tensor, int]] = []
+        self._sources: list[tuple[Tensor, int]] = []
         self._broken = False
         # Whether the last tensor's shape is for whoever called the model only.
         self._reshaped = False
@@ -87,7 +88,7 @@ class ChainRecorder(TorchFunctionMode):
             outputs.detach(),
             self._shapes,
             tuple(range(len(self._shapes))),
-            tuple(self._constants),
+            tuple(self._sources),
         )
 
     def _finished(self, place: int) -> ChainLayer:
@@ -178,8 +179,12 @@ class ChainRecorder(TorchFunctionMode):
             )
         )
         self._behind.append([])
-        # Autograd would refuse to go on with what was overwritten later.
-        self._constants += [(t, t._version) for t in (x, weight)]
+        # Autograd would refuse to go on with what was overwritten later. Detached, they
+        # count the same versions and keep no graph.
+        read = [(t.detach(), t._version) for t in (x, weight)]
+        self._constants += read
+        # Whether a parameter still is what it was, its problem knows by its values.
+        self._sources += read[:1] if id(weight) in self._leaves else read
         self._follow(output)
         return output
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from curvescope._core.checks import message
-from curvescope._core.random import DEFAULT_SEED
+from curvescope._core.random import DEFAULT_SEED, gaussian
 from curvescope.autodiff.chain import ChainRun
 from curvescope.autodiff.folding import FoldedEvaluation
 from curvescope.autodiff.graphs import AutogradRun, BatchGraph, Run
@@ -59,7 +59,7 @@ class GraphBuilder:
         pays = network.has_own_derivatives and not network.train
         by_default = pays and problem.device.type == "cpu"
         self.folds = by_default if choices.fold is None else choices.fold
-        self._compared: set[int] = set()
+        self._compared: set[tuple[int, int]] = set()  # of a batch, or a part of one
         self.coarse = choices.precision == "bfloat16"
         possible = not (network.train or self.coarse) and network.is_dense
         self.chains = possible and choices.fold is not False
@@ -120,7 +120,8 @@ class GraphBuilder:
             if chain is None:
                 return None
             graph = self.differentiate(ChainRun(chain), batch.targets, batch.index)
-            if batch.index in self._compared:
+            key = (batch.index, batch.num_samples)
+            if key in self._compared:
                 return graph
             run = AutogradRun(outputs, leaves)
             reference = self.differentiate(run, batch.targets, batch.index)
@@ -128,7 +129,7 @@ class GraphBuilder:
                 return None
         except (RuntimeError, NotImplementedError):
             return None
-        self._compared.add(batch.index)
+        self._compared.add(key)
         return graph
 
     def forget(self) -> None:
@@ -164,24 +165,34 @@ def agree(graph: Any, reference: Any, leaves: Sequence[Tensor]) -> bool:
     generator = torch.Generator().manual_seed(DEFAULT_SEED)
 
     def drawn(like: Tensor) -> Tensor:
-        values = torch.randn(1, *like.shape, generator=generator, dtype=like.dtype)
-        return values.to(like.device)
-
-    def products(one: Any) -> list[Tensor]:
-        if isinstance(one, BatchGraph):
-            return one.multiply(tangents, vectorised=False)
-        return [
-            one.jacobian_product(tangents, vectorised=False),
-            *one.adjoint_product(outwards, vectorised=False),
-        ]
+        shape = (1, *like.shape)
+        return gaussian(shape, generator, dtype=like.dtype, device=like.device)
 
     tangents = [drawn(leaf) for leaf in leaves]
-    outwards = torch.zeros(0) if isinstance(graph, BatchGraph) else drawn(graph.outputs)
-    found, expected = products(graph), products(reference)
+    outwards = None if isinstance(graph, BatchGraph) else drawn(graph.outputs)
+    found = one_product(graph, tangents, outwards)
+    expected = one_product(reference, tangents, outwards)
     return all(
         bool(torch.linalg.vector_norm(a - b) <= tolerance * torch.linalg.vector_norm(b))
         for a, b in zip(_joined(found), _joined(expected), strict=True)
     )
+
+
+def one_product(
+    graph: Any, tangents: Sequence[Tensor], outwards: Tensor | None = None
+) -> list[Tensor]:
+    """Multiply by any graph once: a Jacobian in both directions.
+
+    Args:
+        graph: A matrix's, or a Jacobian's.
+        tangents: Shape ``(1, *leaf.shape)`` each.
+        outwards: What a Jacobian's adjoint is multiplied by; J v itself if ``None``.
+    """
+    if isinstance(graph, BatchGraph):
+        return graph.multiply(tangents, vectorised=False)
+    along = graph.jacobian_product(tangents, vectorised=False)
+    outwards = along if outwards is None else outwards
+    return [along, *graph.adjoint_product(outwards, vectorised=False)]
 
 
 def _joined(parts: list[Tensor]) -> list[Tensor]:

@@ -128,8 +128,8 @@ class CompiledBuilder:
         self.failure = " ".join(lines[:2]) or "no reason was given"
         self._programs.clear()
         text = (
-            f"`compile=True` has no effect: {self.failure}. Products go through "
-            "autograd instead: as right, and slower in long runs."
+            f"`compile=True` has no effect: {self.failure}. Products are computed as "
+            "without it: as right, and slower in long runs."
         )
         self._say(text)
 

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from curvescope._core.errors import ChangedDuringComputationError
-from curvescope._core.random import DEFAULT_SEED
-from curvescope.autodiff.graphs import once_differentiable
+from curvescope._core.nodes import once_differentiable
+from curvescope._core.random import DEFAULT_SEED, gaussian
 from curvescope.autodiff.layout import Layout
 from curvescope.autodiff.network import plain_arithmetic, preserved_random_state
-from curvescope.curvature.building import Differentiate, GraphBuilder
+from curvescope.curvature.building import Differentiate, GraphBuilder, one_product
 from curvescope.curvature.choices import ProductChoices
 from curvescope.curvature.compiling import CompiledBuilder, ProgramGraph
 from curvescope.curvature.complaints import (
@@ -127,8 +127,8 @@ class KeptGraphs:
         """
         problem = self.problem
         generator = torch.Generator().manual_seed(DEFAULT_SEED)
-        V = torch.randn(_VECTORS, problem.num_params, generator=generator)
-        V = V.to(problem.device)
+        size = (_VECTORS, problem.num_params)
+        V = gaussian(size, generator, dtype=torch.float32, device=problem.device)
         like = torch.cat([V, V])
         sums = problem.summed(
             lambda: self._with_deviation(V), like, "products in bfloat16"
@@ -230,14 +230,14 @@ class KeptGraphs:
         self.room.forget()
 
     @contextmanager
-    def running(self) -> Iterator[None]:
-        """Enter what building graphs and multiplying by them need.
+    def running(self, *, builds: bool = False) -> Iterator[None]:
+        """Enter what multiplying by graphs needs, and building those that are not kept.
 
-        Not part of the iteration: a suspended generator would keep the model in eval
+        With ``builds``, building any. Not part of the iteration: a suspended generator would keep the model in eval
         mode after an error, as long as somebody holds the traceback.
         """
         try:
-            with self._surroundings():
+            with self._surroundings(builds=builds):
                 yield
         except (ChangedDuringComputationError, MemoryError):
             raise
@@ -245,21 +245,17 @@ class KeptGraphs:
             raise not_differentiable(error) from error
 
     @contextmanager
-    def _surroundings(self) -> Iterator[None]:
+    def _surroundings(self, *, builds: bool) -> Iterator[None]:
         if self.room.ample:
             settle_heap()
-        if self.chains and len(self._graphs) == self.problem.num_batches:
+        every = len(self._graphs) == self.problem.num_batches
+        if self.chains and every and not builds:
             with plain_arithmetic(self.problem.device):  # neither model nor autograd
                 yield
             return
-        anew = len(self._graphs) < self.problem.num_batches
-        heap = retained_heap() if anew and self.room.ample else nullcontext()
+        heap = nullcontext() if every or not self.room.ample else retained_heap()
         with heap, self.problem.network.running(forward=False), torch.enable_grad():
             yield
-
-    def __iter__(self) -> Iterator[Any]:
-        """Yield the graph of every batch of one pass, inside `running`."""
-        yield from self.each(lambda graph, _: graph)
 
     def each(self, compute: Callable[[Any, int], _T]) -> Iterator[_T]:
         """Yield ``compute(graph, samples)`` of every batch of one pass, inside `running`.
@@ -274,8 +270,7 @@ class KeptGraphs:
         for batch in self.problem.own_batches():
             graph = self._graphs.get(batch.index)
             if graph is None:
-                with preserved_random_state(self.problem.device):
-                    graph = self._build(batch)
+                graph = self._build(batch)
                 result = compute(graph, batch.num_samples)
                 self._settle(batch, graph)
             else:
@@ -295,6 +290,10 @@ class KeptGraphs:
                 return_free_memory()
 
     def _build(self, batch: Batch) -> Any:
+        with preserved_random_state(self.problem.device):
+            return self._built(batch)
+
+    def _built(self, batch: Batch) -> Any:
         if not self._checked:
             self._check(batch)
         samples, began = batch.num_samples, time.perf_counter()
@@ -360,12 +359,14 @@ class KeptGraphs:
             ones = torch.ones(1, problem.num_params, dtype=problem.dtype)
             tangents = self.layout.split(ones.to(problem.device))
             with AllocationMeter() as meter:
-                graph.multiply(tangents, vectorised=False)
+                one_product(graph, tangents)
             self.measured.temporaries[stop] = meter.peak
             del graph
         self.room.refuse_if_too_large()
         # The batch's own numbers, which come next, are better than a continuation.
-        del self.measured.graphs[part], self.measured.temporaries[part]
+        seen = self.measured
+        for numbers in (seen.graphs, seen.building, seen.temporaries):
+            del numbers[part]
 
     def blocks(
         self, multiply: Multiply, take: Take, num: int, samples: int
@@ -447,12 +448,15 @@ class KeptGraphs:
 
     def measure(self, columns: int, *, timed: bool = True) -> None:
         """Take what is missing on one batch, for products of up to so many columns."""
-        with self.running():
+        with self.running(builds=True):
             generator = torch.Generator().manual_seed(0)
-            size = (columns, self.problem.num_params)
-            random = torch.randn(size, generator=generator, dtype=self.problem.dtype)
-            tangents = self.layout.split(random.to(self.problem.device))
-            for batch in self.problem.own_batches():
+            problem = self.problem
+            size = (columns, problem.num_params)
+            random = gaussian(
+                size, generator, dtype=problem.dtype, device=problem.device
+            )
+            tangents = self.layout.split(random)
+            for batch in problem.own_batches():
                 kept = self._graphs.get(batch.index)
                 graph = self._build(batch) if kept is None else kept
                 self._measure_widths(graph, tangents, batch.num_samples, timed=timed)

@@ -29,6 +29,7 @@ from curvescope.curvature.kept import KeptGraphs, Take
 from curvescope.curvature.planner import ProductPlan, make_plan
 from curvescope.linop.base import SymmetricOperator
 from curvescope.losses import AbstractLoss
+from curvescope.losses.base import check_second_derivative
 from curvescope.problem import Problem
 
 
@@ -262,6 +263,8 @@ class Hessian(CurvatureOperator):
 
     def _build(self, run: Run, targets: Any, index: int) -> BatchGraph:
         loss = self.problem.loss
+        if index == 0:
+            check_second_derivative(loss, run.outputs, targets)
         return run.second_derivative(
             lambda outputs: loss.total(outputs, targets),
             lambda: loss.output_hessian(run.outputs, targets),
@@ -302,8 +305,10 @@ class GGN(CurvatureOperator):
             warnings.warn(text, AccuracyWarning, stacklevel=2)
 
     def _build(self, run: Run, targets: Any, index: int) -> BatchGraph:
-        middle = self.problem.loss.output_hessian(run.outputs, targets)
-        return OuterProduct(run.linearised(), middle)
+        loss = self.problem.loss
+        if index == 0:
+            check_second_derivative(loss, run.outputs, targets)
+        return OuterProduct(run.linearised(), loss.output_hessian(run.outputs, targets))
 
 
 def _is_convex(loss: AbstractLoss) -> bool:

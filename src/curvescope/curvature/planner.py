@@ -163,6 +163,7 @@ def make_plan(
         for w in sorted({width, *graphs.measured.seconds})
         if w <= columns and (w, kept) != (width, num_kept)
     ]
+    tried = (chosen, *others) if graphs.widths(num=columns).explores else (chosen,)
     kept_bytes = sum(map(graphs.measured.graph, problem.batch_sizes[:num_kept]))
     build = graphs.measured.one_build
     return ProductPlan(
@@ -181,7 +182,7 @@ def make_plan(
         peak=chosen.peak,
         seconds=chosen.seconds,
         first_seconds=build * sum(problem.batch_sizes[:num_kept]),
-        trial_peak=max(o.peak for o in (chosen, *others) if o.num_kept == num_kept),
+        trial_peak=max(o.peak for o in tried if o.num_kept == num_kept),
         alternatives=(chosen, *others),
         reasons=tuple(_reasons(graphs, chosen, others)),
     )
@@ -233,7 +234,12 @@ def _reasons(
             if graphs.widths(num=chosen.columns).explores
             else f"columns at once go by the graph's size, not by a clock ({timed})"
         )
-    if chosen.peak > graphs.problem.memory_limit:
+    excess = chosen.peak - graphs.problem.memory_limit
+    if excess > LIBRARIES:
+        reasons.append(
+            f"so many vectors exceed the limit by {format_bytes(excess)}: use fewer columns"
+        )
+    elif excess > 0:
         reasons.append(
             f"the limit is exceeded by less than the {format_bytes(LIBRARIES)} that "
             "libraries take at their first use: no limit is kept more exactly"

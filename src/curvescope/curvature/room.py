@@ -84,7 +84,9 @@ class Room:
         """Whether all columns at once are far from the limit, and not worth timing."""
         if self._small is None:
             graph = self._measured.graph(self.largest)
-            self._small = small(graph) and 8 * MOST_COLUMNS * graph < self.limit
+            # A column's own vectors, results and their parts on top of what is inside.
+            column = 8 * graph + 2 * self.vectors(1)
+            self._small = small(graph) and MOST_COLUMNS * column < self.limit
         return self._small
 
     def fits(self, held: int, count: int, *, last: bool) -> bool:

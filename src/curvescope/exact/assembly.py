@@ -290,7 +290,7 @@ def _computed(parts: Sequence[str]) -> list[str]:
 
 
 def _kronecker_entries(problem: Problem, net: FeedForward) -> Tensor | None:
-    """Return the selected places among all parameters; ``None`` for all."""
+    """Return the selected places among all parameters; ``None`` for all in order."""
     layout = problem.layout
     starts: dict[str, tuple[int, int]] = {}
     position = 0
@@ -304,7 +304,8 @@ def _kronecker_entries(problem: Problem, net: FeedForward) -> Tensor | None:
     places = torch.cat(pieces).to(problem.device)
     if layout.entries is not None:
         return places[layout.entries]
-    return None if len(places) == position else places
+    in_order = torch.arange(position, device=places.device)
+    return None if torch.equal(places, in_order) else places
 
 
 def _check_memory(

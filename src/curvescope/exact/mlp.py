@@ -319,25 +319,27 @@ def _diagonal(matrix: Tensor, row: Block, Q: Tensor, x: Tensor, *, add: bool) ->
         for q in row.pieces
         if p.start >= q.start
     ]
-    small = [(p, q, where) for p, q, where in lower if p.width == 1]
+    triangular = [(p, where) for p, q, where in lower if p is q and p.width > 1]
+    whole = [
+        piece for piece in lower if piece[0] is not piece[1] or piece[0].width == 1
+    ]
     for first, last in _unit_groups(m, len(b)):
         begin, end = first * (first + 1) // 2, last * (last + 1) // 2
         product = U[begin:end] @ V.T
-        for p, q, where in lower:
-            if p.width == 1:
-                continue
+        for p, where in triangular:
             chosen = product.index_select(1, where)
             for unit in range(first, last):
                 at = unit * (unit + 1) // 2 - begin
                 rows = chosen[at : at + unit + 1]
                 i = p.start + unit * p.width
                 place = matrix[
-                    i : i + p.width, q.start : q.start + (unit + 1) * q.width
+                    i : i + p.width, p.start : p.start + (unit + 1) * p.width
                 ]
-                value = rows.view(unit + 1, p.width, q.width).transpose(0, 1)
-                _put(place.view(p.width, unit + 1, q.width), value, add=add)
-    # A bias's rows lie below all of the weight's, so that all (a, c) are needed.
-    for p, q, where in small:
+                value = rows.view(unit + 1, p.width, p.width).transpose(0, 1)
+                _put(place.view(p.width, unit + 1, p.width), value, add=add)
+    # A bias's rows lie below all of the weight's, or the other way round, so that all
+    # (a, c) are needed.
+    for p, q, where in whole:
         rows = (U @ V.index_select(0, where).T).index_select(0, pair_of_units.view(-1))
         value = rows.view(m, m, p.width, q.width).transpose(1, 2)
         _put(_view(matrix, row, p, row, q), value, add=add)

@@ -11,9 +11,11 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import BackwardCFunction
 
 from curvescope._core.checks import describe, message
 from curvescope._core.fingerprints import checksum, combine
+from curvescope._core.nodes import nodes, once_differentiable
 
 Reduction = Literal["mean", "sum"]
 Product = Callable[[Tensor], Tensor]
@@ -139,6 +141,38 @@ def autodiff_output_hessian(
         return torch.stack(columns)
 
     return product
+
+
+def check_second_derivative(loss: AbstractLoss, outputs: Tensor, targets: Any) -> None:
+    """Refuse a loss whose own autograd functions hide its second derivative.
+
+    A backward pass that is not differentiable itself (`once_differentiable`, or numbers
+    that left torch) gives a gradient that looks constant: the second derivative would
+    silently be zero. Whether it is, another point shows; only where a function has kinks
+    may a few entries differ.
+
+    Raises:
+        ValueError: If the gradient is not constant.
+    """
+    with torch.enable_grad():
+        leaf = outputs.detach().requires_grad_()
+        value = loss.total(leaf, targets)
+        if not any(isinstance(n, BackwardCFunction) for n in nodes((value,))):
+            return
+        (gradient,) = torch.autograd.grad(
+            value, leaf, create_graph=True, materialize_grads=True
+        )
+        if gradient.requires_grad and not once_differentiable((gradient,)):
+            return
+        size = outputs.detach().abs().max()
+        moved = (1.001 * outputs.detach() + 0.001 * size).requires_grad_()
+        (other,) = torch.autograd.grad(
+            loss.total(moved, targets), moved, materialize_grads=True
+        )
+    if float((other != gradient).double().mean()) > 0.5:
+        got = f'"{loss.name}", with an autograd function whose backward pass is not'
+        remedy = "Write its backward pass in functions that torch can differentiate."
+        raise ValueError(message("loss", "be twice differentiable", got, remedy))
 
 
 def no_likelihood(name: str) -> TypeError:

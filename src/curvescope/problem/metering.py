@@ -2,6 +2,7 @@
 
 import ctypes
 import functools
+import os
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -129,7 +130,7 @@ def settle_heap() -> None:
 
     It raises them with the sizes that are freed. Until then products of many columns
     have their pages cleared by the system each time: a tenth and more of their time.
-    Once for a process; elsewhere nothing happens.
+    Once for a process; elsewhere, and where the user has set them, nothing happens.
     """
     options = _heap_options()
     if options is not None:
@@ -139,6 +140,10 @@ def settle_heap() -> None:
 
 @functools.cache
 def _heap_options() -> Callable[[int, int], int] | None:
+    theirs = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TOP_PAD_")
+    tuned = "malloc" in os.environ.get("GLIBC_TUNABLES", "")
+    if tuned or any(name in os.environ for name in theirs):
+        return None
     try:
         return ctypes.CDLL(None).mallopt
     except (OSError, AttributeError, TypeError):

@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import nn
 
+from curvescope._core.nodes import once_differentiable
 from curvescope.autodiff.columns import pullback
 from curvescope.autodiff.graphs import (
     Linearisation,
     SecondDerivative,
-    once_differentiable,
     per_sample_outer,
 )
 from curvescope.autodiff.layout import Layout

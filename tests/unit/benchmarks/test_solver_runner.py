@@ -200,6 +200,17 @@ def test_a_cold_first_run_does_not_price_its_setting_out_of_the_rounds(clock):
     assert [len(row["all_verdicts"]) for row in outcome.rows] == [6, 6]
 
 
+def test_who_fails_when_warm_is_named_and_the_others_go_on(clock):
+    grid = ({"num_probes": 1}, {"num_probes": 8})
+    ours = Solver("curvescope", clock, [1.0])
+    peer = Solver("peer", clock, [1.0], fails_at=1)
+
+    outcome = measure([ours, peer], clock, grid=grid, rounds=2, judge_all=True)
+
+    assert {row["implementation"] for row in outcome.rows} == {"curvescope"}
+    assert [failure["implementation"] for failure in outcome.failed] == ["peer"]
+
+
 def test_who_would_take_too_long_on_a_problem_is_left_out_there(clock):
     ours, dear = (Solver(key, clock, [1.0]) for key in ("curvescope", "dear"))
     runner = SolverRunner(

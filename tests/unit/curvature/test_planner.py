@@ -344,3 +344,29 @@ def test_a_block_has_its_matrix_s_choices():
 
 def test_a_stated_limit_is_forgiven_what_libraries_take():
     assert LIBRARIES == 64 * MIB
+
+
+def test_many_parameters_and_few_samples_are_not_far_from_a_limit():
+    torch.manual_seed(0)
+    model = nn.Linear(1500, 1500, bias=False)
+    data = (torch.randn(2, 1500), torch.randn(2, 1500))
+    limit = 256 * MIB
+    G = GGN(Problem(model, "mse", data, memory_limit=limit))
+    V = torch.randn(G.shape[1], 8)
+
+    with AllocationMeter() as meter:
+        G @ V
+
+    assert not G._graphs.room.plenty
+    assert meter.peak < limit - V.numel() * V.element_size()
+
+
+def test_a_plan_says_where_vectors_alone_exceed_the_limit():
+    model = nn.Linear(1500, 1500, bias=False)
+    data = (torch.randn(2, 1500), torch.randn(2, 1500))
+    H = Hessian(Problem(model, "mse", data, memory_limit=256 * MIB))
+
+    text = str(H.plan(columns=40))
+
+    assert "so many vectors exceed the limit by" in text
+    assert "libraries take" not in text

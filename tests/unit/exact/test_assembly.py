@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.nn.utils.prune
 from tests.cases import CASES
 from tests.unit.exact.truth import (
     CROSS_ENTROPY,
@@ -240,3 +241,33 @@ def test_wrong_arguments_say_what_is_right():
         matrices(other, method="closed form")
     with pytest.raises(TypeError, match="`problem` must be a Problem"):
         matrices(torch.eye(3))
+
+
+@pytest.mark.parametrize("activation", [nn.Tanh, nn.Identity])
+@pytest.mark.parametrize("decay", [0.0, 0.25])
+def test_a_bias_may_come_before_its_weight(activation, decay):
+    # Pruning and weight norm leave it so, when they are removed.
+    model = mlp((4, 5, 2, 3), activation)
+    for layer in (model[0], model[-1]):
+        nn.utils.prune.l1_unstructured(layer, "weight", 3)
+        nn.utils.prune.remove(layer, "weight")
+    assert next(iter(model.named_parameters()))[0].endswith("bias")
+
+    problem, expected = ce_problem(model, reduction="sum", weight_decay=decay)
+    found = matrices(problem)
+
+    assert found.method == ("kronecker" if activation is nn.Identity else "closed form")
+    got = dense(found)
+    for part in ("hessian", "ggn"):
+        got[part] = got[part] - decay * torch.eye(problem.num_params)
+    assert_matrices(got, expected)
+
+
+def test_one_layer_with_its_bias_first_is_in_the_order_of_its_parameters():
+    model = mlp((4, 3))
+    nn.utils.prune.l1_unstructured(model[0], "weight", 3)
+    nn.utils.prune.remove(model[0], "weight")
+
+    problem, expected = ce_problem(model, reduction="sum")
+
+    assert_matrices(dense(matrices(problem)), expected)

@@ -21,9 +21,10 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
+from curvescope._core.nodes import once_differentiable
 from curvescope._core.random import DEFAULT_SEED, gaussian
 from curvescope.autodiff.columns import pullback
-from curvescope.autodiff.graphs import custom_functions, once_differentiable
+from curvescope.autodiff.graphs import custom_functions
 from curvescope.curvature.matrices import output_gradient
 from curvescope.exact.chain_rule.sites import Perturbed, Site
 from curvescope.losses.base import AbstractLoss
