@@ -52,14 +52,15 @@ class Checkpoint:
         ``appended`` names all the large tensors the state needs. One whose name was
         saved before is not written again, so a name must mean one content for ever.
         """
-        start = time.perf_counter()
+        start, stamp = time.perf_counter(), time.time_ns()
         self.folder.mkdir(parents=True, exist_ok=True)
         kept: dict[str, str] = {}
         for name, tensor in (appended or {}).items():
-            kept[name] = self._appended.get(name) or f"{name}.safetensors"
+            # Never over a file of the state that is there until this one is whole.
+            kept[name] = self._appended.get(name) or f"{name}-{stamp}.safetensors"
             if name not in self._appended:
                 files.write_tensors(self.folder / kept[name], {"value": tensor})
-        small = f"small-{time.time_ns()}.safetensors"
+        small = f"small-{stamp}.safetensors"
         files.write_tensors(self.folder / small, tensors)
         manifest = {
             "key": self.key,
@@ -75,13 +76,22 @@ class Checkpoint:
                 path.unlink(missing_ok=True)
         self._spent += time.perf_counter() - start
 
-    def load(self) -> tuple[dict[str, Any], dict[str, torch.Tensor]] | None:
-        """Return state and tensors (small and large together), or ``None``."""
+    def load(
+        self, identity: str | None = None
+    ) -> tuple[dict[str, Any], dict[str, torch.Tensor]] | None:
+        """Return state and tensors (small and large together), or ``None``.
+
+        Where an ``identity`` is given, a state with another one under that name is
+        ignored, as one of another key is: none of its tensors counts as saved.
+        """
+        self._appended = {}
         manifest_path = self.folder / "state.json"
         if not manifest_path.exists():
             return None
         manifest = files.read_json(manifest_path)
         if manifest["key"] != self.key:
+            return None
+        if identity is not None and manifest["state"].get("identity") != identity:
             return None
         tensors = files.read_tensors(self.folder / manifest["small"])
         for name, file in manifest["large"].items():

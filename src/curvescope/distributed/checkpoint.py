@@ -42,12 +42,14 @@ class SharedCheckpoint(Checkpoint):
         if self._processes.rank == 0:
             super().save(state, tensors, appended=appended)
 
-    def load(self) -> tuple[dict[str, Any], dict[str, torch.Tensor]] | None:
+    def load(
+        self, identity: str | None = None
+    ) -> tuple[dict[str, Any], dict[str, torch.Tensor]] | None:
         """Return in every process what the first finds, or ``None``."""
         saved: list[tuple[dict[str, Any], dict[str, torch.Tensor]] | None] = [None]
 
         def look() -> tuple[dict[str, Any], dict[str, Any]] | None:
-            saved[0] = super(SharedCheckpoint, self).load()
+            saved[0] = super(SharedCheckpoint, self).load(identity)
             if saved[0] is None:
                 return None
             state, tensors = saved[0]

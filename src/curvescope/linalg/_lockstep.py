@@ -285,8 +285,10 @@ class Lockstep:
 
     def resume(self) -> bool:
         """Take over the saved state, if it is of this computation."""
-        saved = self.checkpoint.load() if self.checkpoint is not None else None
-        if saved is None or saved[0].get("identity") != self._identity():
+        if self.checkpoint is None:
+            return False
+        saved = self.checkpoint.load(self._identity())
+        if saved is None:
             return False
         state, tensors = saved
         self.restore(state, tensors)

@@ -457,8 +457,10 @@ class ThickRestart:
         self.checkpoint.save(state, small, appended=rows)
 
     def _resume(self) -> bool:
-        saved = self.checkpoint.load() if self.checkpoint is not None else None
-        if saved is None or saved[0].get("identity") != self._identity():
+        if self.checkpoint is None:
+            return False
+        saved = self.checkpoint.load(self._identity())
+        if saved is None:
             return False
         state, tensors = saved
         self.space.restore(state["space"], tensors)

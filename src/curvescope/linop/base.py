@@ -68,8 +68,9 @@ class LinearOperator(ABC):
 
         The fingerprint is of everything the matrix depends on (weights, buffers, data).
         Algorithms call this when they begin and when they end: two different answers
-        mean that the matrix changed in between, which is an error. A plain matrix
-        returns a constant.
+        mean that the matrix changed in between, which is an error. A saved state is
+        resumed only for the fingerprint it has: a function, which cannot be looked
+        into, returns a constant, and there the state's key alone tells matrices apart.
         """
 
     @overload

@@ -1,7 +1,7 @@
 """Operators made of what people have: tensors, arrays, SciPy, functions."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, final
 
 import numpy as np
@@ -9,11 +9,13 @@ import torch
 from torch import Tensor
 
 from curvescope._core.checks import describe, message
+from curvescope._core.fingerprints import checksum
 from curvescope.linop.base import LinearOperator
 from curvescope.results import Provenance
 
 # A symmetric matrix that was computed as a product is symmetric up to a few roundings.
 _SYMMETRY_EPS = 100.0
+_ENTRIES_AT_ONCE = 1 << 22
 
 BlockFunction = Callable[[Tensor], Tensor]
 
@@ -40,6 +42,7 @@ class DenseOperator(LinearOperator):
             block_size=256,
         )
         self.matrix = matrix.detach()
+        self._fingerprint = ""
 
     def _matmat(self, V: Tensor) -> Tensor:
         return self.matrix @ V
@@ -48,8 +51,18 @@ class DenseOperator(LinearOperator):
         return self.matrix.T @ V
 
     def refresh(self) -> str:
-        """Return a constant: the matrix is given."""
-        return "plain"
+        """Return a checksum of the entries, taken once: the matrix is given."""
+        self._fingerprint = self._fingerprint or checksum(_entries(self.matrix))
+        return self._fingerprint
+
+
+def _entries(matrix: Tensor) -> Iterator[Tensor]:
+    """Yield the entries in pieces: a checksum on a GPU takes a few times their memory."""
+    if matrix.layout != torch.strided:
+        coo = matrix.to_sparse_coo().coalesce()
+        yield from (coo.indices(), coo.values())
+    else:
+        yield from matrix.split(max(1, _ENTRIES_AT_ONCE // matrix.shape[1]))
 
 
 @final
