@@ -250,7 +250,9 @@ def density_from_nodes(
 def merge(first: SpectralDensity, second: SpectralDensity) -> SpectralDensity:
     """Join the probes of two densities of the same matrix, drawn from different seeds.
 
-    The grid, width and axis are those of ``first``.
+    The grid, width and axis are those of ``first``. Where the numbers of steps differ,
+    the probes of more steps are cut to as many as the others have, which a note says:
+    the errors of the steps are judged for all probes together.
 
     Args:
         first: A density.
@@ -287,23 +289,20 @@ def merge(first: SpectralDensity, second: SpectralDensity) -> SpectralDensity:
         remedy = "The same seed gives the same probes, which add nothing."
         text = message("second", "come from another seed", f"seed {common}", remedy)
         raise ValueError(text)
-    steps = max(first.nodes.shape[1], second.nodes.shape[1])
-
-    def padded(x: Tensor, fill: float) -> Tensor:
-        return torch.nn.functional.pad(x, (0, steps - x.shape[1]), value=fill)
-
+    cut, notes = _of_as_many_steps(first, second)
+    nodes, weights = (torch.cat(rows) for rows in zip(*cut, strict=True))
     settings = {
-        "num_probes": first.nodes.shape[0] + second.nodes.shape[0],
-        "num_steps": steps,
+        "num_probes": nodes.shape[0],
+        "num_steps": nodes.shape[1],
         "seed": [*_seeds(first), *_seeds(second)],
     }
     joint = Quadrature(
         of=first.of,
         cost=first.cost + second.cost,
         settings=settings,
-        notes=tuple(dict.fromkeys((*first.notes, *second.notes))),
-        nodes=torch.cat([padded(d.nodes, math.nan) for d in (first, second)]),
-        weights=torch.cat([padded(d.weights, 0.0) for d in (first, second)]),
+        notes=notes,
+        nodes=nodes,
+        weights=weights,
         dimension=first.dimension,
     )
     merged = density_from_nodes(
@@ -314,6 +313,26 @@ def merge(first: SpectralDensity, second: SpectralDensity) -> SpectralDensity:
         linear_threshold=first.linear_threshold,
     )
     return dataclasses.replace(merged, cost=first.cost + second.cost)
+
+
+def _of_as_many_steps(
+    *densities: SpectralDensity,
+) -> tuple[list[tuple[Tensor, Tensor]], tuple[str, ...]]:
+    """Return nodes and weights cut to the fewest steps of all, and what is to be said.
+
+    To fill the rows of fewer steps up with unused places would say that their Krylov
+    spaces ended, and that their nodes are exact.
+    """
+    counts = [d.nodes.shape[1] for d in densities]
+    fewest, most = min(counts), max(counts)
+    cut = [
+        (d.nodes, d.weights) if steps == fewest else coarser(d.nodes, d.weights, fewest)
+        for d, steps in zip(densities, counts, strict=True)
+    ]
+    notes = dict.fromkeys(note for d in densities for note in d.notes)
+    if fewest == most:
+        return cut, tuple(notes)
+    return cut, (*notes, f"probes of {most} steps were cut to the others' {fewest}")
 
 
 def _same_matrix(a: Provenance, b: Provenance) -> bool:

@@ -10,7 +10,9 @@ from curvescope._core.checkpoint import Checkpoint
 from curvescope.linalg import (
     density_from_nodes,
     effective_dimension,
+    effective_dimension_from_density,
     frobenius_norm,
+    merge,
     slq,
     spectral_density,
     trace,
@@ -119,6 +121,22 @@ def test_the_stated_distance_of_given_numbers_covers_too():
             ]
             good = sum(distance(d, values) <= d.distance for d in found)
             assert good >= 8, (name, probes, steps)
+
+
+def test_a_density_merged_with_one_of_fewer_steps_claims_no_less_than_its_error():
+    values = SPECTRA["semicircle"]
+    few, many = (
+        spectral_density(
+            operator(values), num_probes=4, num_steps=steps, generator=seeded(steps)
+        )
+        for steps in (4, 40)
+    )
+
+    for joint in (merge(few, many), merge(many, few)):
+        assert distance(joint, values) <= joint.distance
+        curve = effective_dimension_from_density(joint, z=0.01)
+        terms = np.maximum(values, 0.0)
+        assert curve.band()[0] <= (terms / (terms + 0.01)).sum() <= curve.band()[1]
 
 
 def test_a_small_matrix_is_diagonalised_where_probes_would_cost_more():
