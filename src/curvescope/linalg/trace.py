@@ -147,23 +147,28 @@ def _until(
     generator: torch.Generator,
 ) -> "_Found | None":
     """Add probes until the interval is narrow; ``None`` where all columns are cheaper."""
+    n = session.n
     run: _Hutchinson | XTrace
     run = (XTrace if method == "xtrace" else _Hutchinson)(session, generator)
     each = 2 if method == "xtrace" else 1
-    count = min(_FIRST_PROBES, limit // each)
+    # Left out in turn, as many probes as dimensions leave nothing to judge an error by.
+    most = n - 1 if method == "xtrace" else limit
+    count = min(_FIRST_PROBES, limit // each, most)
     while True:
+        affordable, missing = limit - session.num_matvecs, each * count
+        # All columns always reach the error; soon they may be too dear.
+        last_chance = affordable - missing < n
+        if n <= affordable and missing >= (n / 2 if last_chance else n):
+            return None
+        session.expect(session.num_matvecs + missing)
         run.add(count)
         value, deviation, samples = run.estimate()
         degrees = _degrees(method, len(samples))
         half = relative_half_width(value, deviation, degrees)
-        left = (limit - session.num_matvecs) // each
+        left = min((limit - session.num_matvecs) // each, most - len(samples))
         if half <= error or run.complete or left < 1:
             return value, deviation, samples
         count = min(next_count(len(samples), half, error), left)
-        missing = each * count
-        if missing >= session.n <= limit - session.num_matvecs:
-            return None
-        session.expect(session.num_matvecs + missing)
 
 
 def said_if_missed(result: Estimate, error: float | None) -> Estimate:

@@ -1,6 +1,7 @@
 """Numbers of probes and steps that follow from a wanted error, against known spectra."""
 
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -270,6 +271,40 @@ def test_traces_that_run_out_of_products_say_so():
     ):
         assert result.cost.num_matvecs <= 40
         assert "not 1e-06" in result.notes[0]
+
+
+@pytest.mark.parametrize("method", ["xtrace", "hutchinson"])
+@pytest.mark.parametrize(
+    ("n", "limit"), [(9, 10), (12, 16), (20, 39), (20, 40), (100, 200), (100, 250)]
+)
+def test_a_trace_that_probes_cannot_give_is_summed_where_columns_can_be_paid(
+    n, limit, method
+):
+    A = torch.randn(n, n, generator=seeded(n), dtype=torch.float64)
+    counted = counting(A + A.T)
+
+    result = trace(counted, method=method, error=1e-6, max_matvecs=limit)
+
+    assert result.method == "exact"
+    assert counted.num_matvecs == result.cost.num_matvecs <= limit
+    assert result.value == pytest.approx(2.0 * np.trace(A.numpy()), rel=1e-12)
+    assert result.notes == ()
+
+
+@pytest.mark.parametrize(("n", "limit"), [(20, 60), (30, 400)])
+def test_xtrace_never_takes_as_many_probes_as_dimensions(n, limit, monkeypatch):
+    """Even one probe more at a time, where all columns never look cheaper."""
+    module = sys.modules["curvescope.linalg.trace"]
+    monkeypatch.setattr(module, "next_count", lambda *_: 1)
+    A = torch.randn(n, n, generator=seeded(n), dtype=torch.float64)
+    A = A + A.T
+
+    result = trace(A, error=1e-6, max_matvecs=limit)
+
+    assert len(result.samples) == n - 1
+    assert "not 1e-06" in result.notes[-1]
+    low, high = result.interval()
+    assert low <= np.trace(A.numpy()) <= high
 
 
 def test_probes_that_come_later_are_as_good_as_those_at_once():
