@@ -13,7 +13,7 @@ from curvescope._core.checks import describe, message, one_of, positive_int, rea
 from curvescope._core.random import resolve_generator
 from curvescope.linalg._session import symmetric_operator
 from curvescope.linalg._wanted_error import quadrature_of_error, wanted_settings
-from curvescope.linalg._wasserstein import density_errors
+from curvescope.linalg._wasserstein import DensityErrors, density_errors
 from curvescope.linalg.slq import (
     Quadrature,
     coarser,
@@ -211,7 +211,9 @@ def density_from_nodes(
     grid = _check_grid(grid)
     x = _coordinate(grid, axis, threshold)
     density, error = _smooth(u, weights, x, width, source.dimension, exact=exact)
-    change = 0.0
+    change, errors = 0.0, DensityErrors(0.0, 0.0, 0.0)
+    if not exact:
+        errors = density_errors(nodes, weights, source.dimension)
     if not exact and nodes.shape[1] > 1:
         fewer = nodes.shape[1] - max(1, nodes.shape[1] // 8)
         v, weights_before = coarser(nodes, weights, fewer)
@@ -219,7 +221,6 @@ def density_from_nodes(
         before, _ = _smooth(v, weights_before, x, width, source.dimension, exact=exact)
         change = float((density - before).abs().max())
     notes = source.notes
-    errors = density_errors(nodes, weights, source.dimension)
     if change > _LOUD * float(density.max()):
         text = (
             f"the last steps still changed the density by {change:.2g}, of a maximum of "
@@ -241,8 +242,8 @@ def density_from_nodes(
         width=width,
         dimension=source.dimension,
         quadrature_error=change,
-        probe_distance=0.0 if exact else errors.probes,
-        step_distance=0.0 if exact else errors.steps,
+        probe_distance=errors.probes,
+        step_distance=errors.steps,
         degrees_of_freedom=math.inf if exact else sphere_degrees(nodes.shape[0]),
     )
 

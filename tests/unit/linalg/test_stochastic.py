@@ -1,5 +1,6 @@
 import dataclasses
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -410,6 +411,16 @@ def test_as_many_probes_as_dimensions_give_the_exact_density():
     torch.testing.assert_close(density.nodes[0], torch.tensor([1.0, 2, 4]).double())
     assert (density.standard_error == 0).all()
     assert torch.equal(density.band()[0], density.density)
+
+
+def test_no_errors_are_estimated_of_an_exact_density(monkeypatch):
+    # They would take a loop over the columns, for n eigenvalues of order n^3.
+    module = sys.modules["curvescope.linalg.density"]
+    monkeypatch.setattr(module, "density_errors", None)
+
+    density = spectral_density(matrix_with_spectrum([1.0, 2.0, 4.0]), num_probes=3)
+
+    assert density.distance == density.step_distance == density.quadrature_error == 0.0
 
 
 def test_a_density_saves_and_loads(tmp_path):
