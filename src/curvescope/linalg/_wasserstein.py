@@ -59,11 +59,11 @@ def density_errors(nodes: Tensor, weights: Tensor, n: int) -> DensityErrors:
     :math:`2 F(x) (1 - F(y)) / ((n + 2) p)` for :math:`x \le y`: the probes' part is the
     95 % quantile of the area under such bridges, drawn here.
 
-    The steps' part is the smaller of two numbers. Twice the distance to the quadrature
-    of two thirds of the steps: right where an error falls like one over the steps, the
-    slowest that a Lanczos quadrature knows, and too much where it falls faster. And the
-    area that the inequalities of Chebyshev, Markov and Stieltjes leave between the nodes:
-    there the CDF of what a probe sees is off by the larger of both weights at most.
+    The steps' part is the smaller of two numbers. The larger one of the distances to the
+    quadratures of two thirds and of four fifths of the steps: one distance alone is small
+    where two rules happen to agree. And the area that the inequalities of Chebyshev,
+    Markov and Stieltjes leave between the nodes: there the CDF of what a probe sees is
+    off by the larger of both weights at most.
 
     References:
         Golub and Meurant (2010), Matrices, Moments and Quadrature, section 6; Chen,
