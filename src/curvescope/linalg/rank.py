@@ -10,7 +10,7 @@ from torch import Tensor
 
 from curvescope._core.checks import describe, message, positive_int, real
 from curvescope._core.random import resolve_generator
-from curvescope.linalg.slq import Quadrature, slq
+from curvescope.linalg.slq import Quadrature, coarser, slq
 from curvescope.linop.base import LinearOperator
 from curvescope.results import Cost, Provenance, RankEstimate
 
@@ -164,7 +164,7 @@ def estimate_rank(
         ValueError: If ``A`` is not symmetric or an argument is out of range.
 
     Cost:
-        ``1.75 * num_probes * num_steps`` products.
+        ``num_probes * num_steps`` products.
 
     Example:
         >>> estimate_rank(torch.diag(torch.tensor([2.0, 1.0, 0.0, 0.0]))).rank
@@ -178,8 +178,6 @@ def estimate_rank(
     num_probes = positive_int("num_probes", num_probes, minimum=2)
     began = time.perf_counter()
     generator = resolve_generator(generator)
-    same_probes = torch.Generator(generator.device)
-    same_probes.set_state(generator.get_state())
     source = slq(A, num_probes=num_probes, num_steps=num_steps, generator=generator)
     threshold = tau * float(source.nodes.nan_to_num(0.0).abs().max())
     if source.exact:
@@ -187,21 +185,21 @@ def estimate_rank(
         return rank_of_values(
             values, tolerance=threshold, of=source.of, cost=source.cost
         )
-    fewer = max(2, (3 * source.nodes.shape[1]) // 4)
-    before = slq(A, num_probes=num_probes, num_steps=fewer, generator=same_probes)
-    counts = _counts(source, threshold)
+    n = source.dimension
+    counts = _counts(source.nodes, source.weights, threshold, n)
     rank = float(counts.mean())
-    change = rank - float(_counts(before, threshold).mean())
+    fewer = max(2, (3 * source.nodes.shape[1]) // 4)
+    before = coarser(source.nodes, source.weights, fewer)
+    change = rank - float(_counts(*before, threshold, n).mean())
     error = math.hypot(float(counts.std()) / math.sqrt(num_probes), change)
     lowest = float(_lower_bounds(source, threshold).mean())
     note = f"counts |lambda| > {tau:g} of the largest; at least {max(lowest, 0.0):.4g}"
     if not bool((source.nodes.nan_to_num(math.inf).abs() <= threshold).any(1).all()):
         error = max(error, rank - lowest)
         note += ", since the steps do not resolve zero: take more `num_steps`"
-    cost = source.cost + before.cost
     return RankEstimate(
         of=source.of,
-        cost=replace(cost, seconds=time.perf_counter() - began),
+        cost=replace(source.cost, seconds=time.perf_counter() - began),
         settings={**source.settings, "relative_tolerance": tau},
         notes=(*source.notes, note),
         rank=round(rank),
@@ -214,10 +212,10 @@ def estimate_rank(
     )
 
 
-def _counts(source: Quadrature, threshold: float) -> Tensor:
+def _counts(nodes: Tensor, weights: Tensor, threshold: float, n: int) -> Tensor:
     """Return every probe's estimate of the eigenvalues above a magnitude."""
-    above = source.nodes.nan_to_num(0.0).abs() > threshold
-    return source.dimension * torch.where(above, source.weights, 0.0).sum(1)
+    above = nodes.nan_to_num(0.0).abs() > threshold
+    return n * torch.where(above, weights, 0.0).sum(1)
 
 
 def _lower_bounds(source: Quadrature, threshold: float) -> Tensor:

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from curvescope.linalg import estimate_rank, numerical_rank, rank_of_values
+from curvescope.linalg import estimate_rank, numerical_rank, rank_of_values, slq
 from curvescope.linop import aslinearoperator
 from curvescope.testing.matrices import matrix_with_spectrum
 
@@ -90,7 +90,27 @@ def test_an_estimated_rank_lies_within_three_standard_errors_of_the_count():
 
         assert abs(estimate.rank - 60) <= 3 * estimate.standard_error + 0.5
         assert not estimate.certain
-        assert estimate.cost.num_matvecs == 8 * 64 + 8 * 48
+        assert estimate.cost.num_matvecs == 8 * 64
+
+
+@pytest.mark.parametrize("steps", [16, 40])
+def test_the_change_over_the_last_steps_is_that_of_fewer_steps_run_apart(steps):
+    matrix = matrix_with_spectrum(torch.logspace(0, -6, 200).double())
+
+    estimate = estimate_rank(matrix, relative_tolerance=1e-3, num_steps=steps)
+
+    many, few = (
+        slq(matrix, num_probes=8, num_steps=s) for s in (steps, 3 * steps // 4)
+    )
+    bound = 1e-3 * float(many.nodes.abs().max())
+    counts, before = (
+        200 * (q.weights * (q.nodes.abs() > bound)).sum(dim=1).numpy()
+        for q in (many, few)
+    )
+    spread = counts.std(ddof=1) / np.sqrt(8)
+    expected = np.hypot(spread, counts.mean() - before.mean())
+    assert estimate.standard_error == pytest.approx(expected, rel=1e-9)
+    assert estimate.cost.num_matvecs == 8 * steps
 
 
 def test_too_few_steps_widen_the_error_until_it_holds_the_count():
