@@ -39,7 +39,8 @@ class FormedFactor:
 
     Attributes:
         matrix: It.
-        factor: J, where the matrix is ``J J'``; else ``None``.
+        factor: J, where the matrix is ``J J'``, which needs all s to be 1; else
+            ``None``.
     """
 
     matrix: Tensor
@@ -242,9 +243,18 @@ class FactorBlocks:
                 total = self._totals.pop(name)
                 self.formed[name] = FormedFactor(((total + total.T) / 2).cpu(), None)
             elif form == "gram":
-                parts = [chunk.pop(name) for chunk in self._chunks if chunk is not None]
-                self.formed[name] = FormedFactor(*gram(parts))
+                self._finish_gram(name)
         self._sweep.drop(dict.fromkeys(self.formed, ""))
+
+    def _finish_gram(self, name: str) -> None:
+        """Form ``J J'``; where a sample has signs, keep the rows for products instead."""
+        chunks = [chunk for chunk in self._chunks if chunk is not None]
+        if any(chunk[name].signs is not None for chunk in chunks):
+            # J J' would be of J'J; the samples of the look had none.
+            self._forms[name] = "rows"
+        else:
+            parts = [chunk.pop(name) for chunk in chunks]
+            self.formed[name] = FormedFactor(*gram(parts))
 
     def multiply(self, columns: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the products with some layers' blocks, each ``(n_l, k_l)``."""

@@ -279,7 +279,7 @@ class Shape:
 
 
 def gram(factors: Sequence[Factor]) -> tuple[Tensor, Rows]:
-    """Return ``J J'`` in float64 on the CPU, and J, from rows of all samples."""
+    """Return ``J J'`` in float64 on the CPU, and J, from all samples' unsigned rows."""
     parts = [factor.matrix for factor in factors if isinstance(factor, Rows)]
     J = torch.cat(parts) if len(parts) > 1 else parts[0]
     return row_products(J, J).cpu(), Rows(J, None)

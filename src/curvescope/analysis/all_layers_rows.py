@@ -58,11 +58,13 @@ class _Exact:
 
     @staticmethod
     def of(formed: FormedFactor, k: int, shift: float, n: int) -> "_Exact":
-        """Diagonalise ``J'J + shift``, from itself or from the smaller ``JJ'``."""
+        """Diagonalise ``J'SJ + shift``, from ``J'SJ`` or from a smaller ``JJ'``."""
         values, vectors = torch.linalg.eigh(formed.matrix)
         size = float(values.abs().max())
         rounding = torch.finfo(torch.float64).eps * len(values) * size
-        chosen = torch.argsort(values.abs(), descending=True, stable=True)[:k]
+        # A negative value may fall behind with weight decay.
+        order = torch.argsort((values + shift).abs(), descending=True, stable=True)
+        chosen = order[:k]
         top, X = values[chosen], vectors[:, chosen]
         if formed.factor is None:
             residuals = torch.linalg.vector_norm(formed.matrix @ X - top * X, dim=0)
