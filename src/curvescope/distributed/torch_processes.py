@@ -117,8 +117,19 @@ class TorchProcesses:
         return sent[:-_TAIL].reshape(like.shape)
 
     def _reduce(self, sent: Tensor) -> None:
+        with self._sendable(sent) as moved:
+            dist.all_reduce(moved, group=self._group)
+
+    @contextmanager
+    def _sendable(self, tensor: Tensor) -> Iterator[Tensor]:
+        """Yield a tensor where the group can send it; bring back what it is then."""
+        # Outside of what means a broken connection: nobody died of a missing backend.
+        place = sending_device(tensor.device, dist.get_backend_config(self._group))
+        moved = tensor.to(place)
         with self._watching():
-            dist.all_reduce(sent, group=self._group)
+            yield moved
+            if moved is not tensor:
+                tensor.copy_(moved)
 
     def _remember(self, tail: Tensor, digest: Tensor) -> None:
         """Look at what all processes said: at once on a CPU, later on a GPU."""
@@ -242,12 +253,37 @@ class TorchProcesses:
 
     def tensor_from_first(self, tensor: Tensor) -> Tensor:
         """Return in every process the first one's CPU ``tensor``, of the same shape."""
-        with self._watching():
-            dist.broadcast(tensor, src=self._first(), group=self._group)
+        with self._sendable(tensor) as moved:
+            dist.broadcast(moved, src=self._first(), group=self._group)
         return tensor
 
     def _first(self) -> int:
         return 0 if self._group is None else dist.get_global_rank(self._group, 0)
+
+
+def sending_device(device: torch.device, backends: str) -> torch.device:
+    """Return where tensors of ``device`` must be for a group to send them.
+
+    Args:
+        device: Where they are.
+        backends: The group's, as `torch.distributed` writes them: ``"cpu:gloo,cuda:nccl"``.
+
+    Raises:
+        ValueError: If the group has a backend neither for them, nor for CPUs or GPUs.
+
+    Example:
+        >>> sending_device(torch.device("cuda:1"), "cpu:mpi")
+        device(type='cpu')
+    """
+    kinds = [pair.partition(":")[0] for pair in backends.split(",")]
+    if device.type in kinds:
+        return device
+    if "cpu" in kinds:
+        return torch.device("cpu")
+    if "cuda" in kinds:
+        return torch.device("cuda", torch.cuda.current_device())
+    contract = f"have a backend for tensors on {device.type}, on CPUs or on GPUs"
+    raise ValueError(message("processes", contract, backends))
 
 
 def _digest(like: Tensor, key: Sequence[object]) -> Tensor:
