@@ -149,6 +149,8 @@ class BatchSource:
         kept: list[Batch] | None = []
         for index, raw in enumerate(self._iterate(loader)):
             batch = self._place(index, raw, copy=kept is not None)
+            if isinstance(self.data, Mapping) and _is_empty(batch):
+                break  # a share of fewer samples than processes
             _check_batch(batch)
             self.digests.append(checksum(batch.tensors))
             self.sizes.append(batch.num_samples)
@@ -327,6 +329,10 @@ def _slices(inputs: Any, targets: Tensor, batch_size: int) -> list[tuple[Any, Te
     return [(p.inputs, p.targets) for p in parts]
 
 
+def _is_empty(batch: Batch) -> bool:
+    return isinstance(batch.targets, Sized) and batch.num_samples == 0
+
+
 def _check_batch(batch: Batch) -> None:
     for tensor in batch.tensors:
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
@@ -334,5 +340,5 @@ def _check_batch(batch: Batch) -> None:
             raise ValueError(
                 message("data", "be finite", got, "Clean or drop these samples.")
             )
-    if isinstance(batch.targets, Sized) and batch.num_samples == 0:
+    if _is_empty(batch):
         raise ValueError(message("data", "have no empty batch", f"batch {batch.index}"))

@@ -189,6 +189,16 @@ def own_shares(among, sizes):
     return cs.Hessian(whole).to_dense(), whole.num_samples, whole.refresh()
 
 
+def by_name(among=ALONE, count=2):
+    """Share a mapping of few samples; some processes get none."""
+    X, y = samples(count)
+    whole = data_parallel(
+        network(), weighted(), {"input": X, "labels": y}, among, weight_decay=1e-3
+    )
+    own = sum(whole.batch_sizes)
+    return cs.Hessian(whole).to_dense(), own, whole.num_samples, whole.refresh()
+
+
 def other_batches_everywhere(among):
     """Share an iterable that is another one in every process."""
     X, y = samples(24, seed=among.rank)

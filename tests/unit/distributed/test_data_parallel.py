@@ -74,6 +74,17 @@ def test_a_process_may_hold_nothing(world):
     same_everywhere_and_as_alone(answers, alone)
 
 
+def test_a_process_may_hold_nothing_of_a_mapping(world):
+    dense, _, count, fingerprint = problems.by_name()
+
+    answers = world.run(problems.by_name, 3)
+
+    assert [answer[1] for answer in answers] == [0, 1, 1]
+    for answer in answers:
+        assert torch.allclose(answer[0], dense, **CLOSE)
+        assert answer[2:] == (count, fingerprint)
+
+
 @pytest.mark.parametrize("sizes", [(20, 0, 33), (0, 0, 53), (1, 51, 1)])
 def test_shares_that_processes_hold_already_may_be_uneven_and_empty(
     world, alone, sizes

@@ -171,6 +171,7 @@ BAD = [
     ([], ValueError, "at least one sample; got none"),
     (iter(()), ValueError, "A generator can be read only once"),
     ([(X[:0], Y[:0])], ValueError, "have no empty batch"),
+    ({"x": X[:0], "y": Y[:0]}, ValueError, "hold at least one sample"),
     ((X / 0.0, Y), ValueError, "be finite; got NaN or infinity in batch 0"),
     ((X, Y[:5]), ValueError, r"as many inputs as targets; got \[12\] inputs and 5"),
     ([(X, Y[:5])], ValueError, r"have shape \(12,\)"),
