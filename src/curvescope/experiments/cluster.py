@@ -179,17 +179,23 @@ def _collected(
             client.cancel([f for f in waiting if f.key not in running and not f.done()])
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch have one thread inside the block: with more, sums round otherwise."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 def _compute(function: Function, point: Any) -> tuple[Any, float, str]:
     """Compute a point, in a worker; one thread, so that every worker gives the same."""
-    with _one_at_a_time:
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-        try:
-            start = time.perf_counter()
-            value = function(point)
-            return value, time.perf_counter() - start, _versions()
-        finally:
-            torch.set_num_threads(threads)
+    with _one_at_a_time, one_thread():
+        start = time.perf_counter()
+        value = function(point)
+        return value, time.perf_counter() - start, _versions()
 
 
 def _versions() -> str:

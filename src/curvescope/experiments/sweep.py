@@ -28,7 +28,7 @@ from curvescope._core.fingerprints import combine
 from curvescope._core.memory import available_memory
 from curvescope._core.progress import Task, track
 from curvescope.experiments.base import plain
-from curvescope.experiments.cluster import Scheduled, answers, chosen, died
+from curvescope.experiments.cluster import Scheduled, answers, chosen, died, one_thread
 
 Value = dict[str, Any]
 Function = Callable[[Any], Mapping[str, Any]]
@@ -100,8 +100,9 @@ def run_points(
         function: A module's function from a point to a mapping of plain values.
         folder: Where finished points are kept; nowhere if ``None``.
         version: Of what the function computes; another one begins afresh.
-        jobs: Worker processes. One runs everything here, with all threads. By default
-            as many as there are processors, and as memory and work are enough for.
+        jobs: Worker processes. One runs everything here, with one thread too. By
+            default as many as there are processors, and as memory and work are enough
+            for.
         seconds: A guess of what a point costs: the longest begin first, and short
             sweeps start no workers.
         memory: A guess of the bytes that a point needs at its peak.
@@ -207,7 +208,8 @@ def _processors() -> int:
 
 def _here(job: _Job) -> Value:
     try:
-        return job()
+        with one_thread():  # as in a worker
+            return job()
     except Exception as error:
         raise _failure(job, error) from error
 

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from tests.unit.experiments.toys import Toy, die, square, threads
 
 from curvescope.experiments import PointError, run_points
@@ -88,6 +89,32 @@ def test_workers_have_one_thread_and_the_environment_is_as_before(log):
     assert {(v["torch"], v["environment"]) for v in values} == {(1, "1")}
     assert os.getpid() not in {value["process"] for value in values}
     assert dict(os.environ) == before
+
+
+@pytest.fixture
+def three_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("three_threads")
+def test_a_point_has_as_many_threads_here_as_in_a_worker(log):
+    here = run_points(toys(log, 2), threads, jobs=1)
+    there = run_points(toys(log, 2), threads, jobs=2)
+
+    assert os.getpid() == here[0]["process"] != there[0]["process"]
+    assert {value["torch"] for value in (*here, *there)} == {1}
+    assert torch.get_num_threads() == 3
+
+
+@pytest.mark.usefixtures("three_threads")
+def test_a_failing_point_gives_the_threads_back(log):
+    with pytest.raises(PointError):
+        run_points(toys(log, 1, bad=True), square, jobs=1)
+
+    assert torch.get_num_threads() == 3
 
 
 @pytest.mark.slow
