@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
-from curvescope._core.checks import message
+from curvescope._core.checks import message, positive_int
+from curvescope._core.memory import available_memory
 from curvescope._core.processes import Processes
 from curvescope.autodiff.layout import Layout
 from curvescope.losses.base import AbstractLoss
@@ -209,6 +210,22 @@ def _rounding_of(problem: _Evaluates, batch: Batch, outputs: Tensor) -> float:
         there = float(problem.loss.total(moved, batch.targets))
         here = float(problem.loss.total(outputs, batch.targets))
     return abs(there - here) if math.isfinite(there) else 0.0
+
+
+def least_limit(stated: int | None, device: torch.device, processes: Processes) -> int:
+    """Return the least memory limit of all processes, by default half of what is free.
+
+    It decides how many columns are multiplied at once, which must be as many in all.
+
+    Raises:
+        ValueError: If a stated limit is not positive.
+    """
+
+    def own() -> int:
+        limit = available_memory(device) // 2 if stated is None else stated
+        return positive_int("memory_limit", limit)
+
+    return min(processes.gather(own))
 
 
 def check_same(fingerprints: Sequence[str]) -> None:

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from curvescope._core import checks
 from curvescope._core.checks import message
 from curvescope._core.fingerprints import checksum, combine
-from curvescope._core.memory import available_memory
 from curvescope._core.processes import ALONE, Processes
 from curvescope.autodiff.folding import FoldedEvaluation
 from curvescope.autodiff.network import Network, plain_tensor, unwrapped
@@ -65,7 +64,8 @@ class Problem:
         device: Where to compute; the model's by default.
         dtype: In what to compute; the model's by default. The model stays as it is.
         memory_limit: Bytes for kept data, graphs, and what comes and goes in products,
-            beside what libraries take; half of what is free by default.
+            beside what libraries take; half of what is free by default. The least
+            among processes.
         mode: ``"eval"``; ``"train"`` is possible where nothing couples or draws.
         check: Whether to check determinism, finiteness and additivity at once.
         processes: Those that share the data; see `curvescope.distributed.data_parallel`.
@@ -114,14 +114,14 @@ class Problem:
         resolved = resolve_loss(loss)
         self.layout = select(model, params)
         place, kind = inspection.device_and_dtype(model, self.layout, device, dtype)
-        limit = available_memory(place) // 2 if memory_limit is None else memory_limit
+        limit = inspection.least_limit(memory_limit, place, processes)
         source = BatchSource(
             data=data,
             adapter=batch_adapter or default_adapter,
             batch_size=checks.positive_int("batch_size", batch_size),
             device=place,
             dtype=kind,
-            limit=checks.positive_int("memory_limit", limit) // 2,
+            limit=limit // 2,
         )
         num_samples, content = source.read(processes)
         self._shared = Shared(

@@ -1,5 +1,6 @@
 """What the processes compute: small problems, and all verbs on them."""
 
+import importlib
 from pathlib import Path
 
 import torch
@@ -197,6 +198,21 @@ def by_name(among=ALONE, count=2):
     )
     own = sum(whole.batch_sizes)
     return cs.Hessian(whole).to_dense(), own, whole.num_samples, whole.refresh()
+
+
+def with_other_memory(among, limits=None):
+    """Give every process another limit, or leave it to what is free: less in the last."""
+    module = importlib.import_module("curvescope.problem.inspection")
+    free = module.available_memory
+    if limits is None and among.rank + 1 == among.size:
+        module.available_memory = lambda device: 2**18
+    try:
+        limit = None if limits is None else limits[among.rank]
+        whole = problem(among, memory_limit=limit)
+    finally:
+        module.available_memory = free
+    H = cs.Hessian(whole)
+    return whole.memory_limit, H.block_size, H.to_dense()
 
 
 def other_batches_everywhere(among):

@@ -85,6 +85,17 @@ def test_a_process_may_hold_nothing_of_a_mapping(world):
         assert answer[2:] == (count, fingerprint)
 
 
+@pytest.mark.parametrize("limits", [None, (2**30, None, 2**17)])
+def test_processes_with_unequal_memory_agree_on_the_least(world, alone, limits):
+    answers = world.run(problems.with_other_memory, 3, limits)
+
+    # A vector has 88 entries of 8 bytes, and a block 1/16 of the limit.
+    columns = 2**17 // (16 * 88 * 8)
+    for limit, block_size, matrix in answers:
+        assert (limit, block_size) == (2**17, columns)
+        assert torch.allclose(matrix, alone[0]["dense"], **CLOSE)
+
+
 @pytest.mark.parametrize("sizes", [(20, 0, 33), (0, 0, 53), (1, 51, 1)])
 def test_shares_that_processes_hold_already_may_be_uneven_and_empty(
     world, alone, sizes
