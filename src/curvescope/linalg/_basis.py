@@ -17,7 +17,7 @@ from torch import Tensor
 
 from curvescope._core import memory
 from curvescope._core.checks import message, writable_folder
-from curvescope.linalg._products import piece_length
+from curvescope.linalg._products import length_of_copies
 
 BASES = ("device", "bfloat16", "cpu", "disk")
 _MEMORY_SHARE = 0.6
@@ -61,8 +61,8 @@ class Basis(ABC):
     def _write_part(self, first: int, rows: Tensor, columns: slice) -> None:
         """Store some columns of rows."""
 
-    def _pieces(self) -> Iterator[slice]:
-        length = piece_length(self.device)
+    def _pieces(self, m: int, vectors: Tensor) -> Iterator[slice]:
+        length = length_of_copies(m, self.Q, vectors)
         for start in range(0, self.shape[1], length):
             yield slice(start, start + length)
 
@@ -76,18 +76,18 @@ class Basis(ABC):
             return torch.zeros(0, W.shape[0], dtype=torch.float64, device=self.device)
         total = torch.zeros(m, W.shape[0], dtype=torch.float64, device=self.device)
         again = torch.zeros_like(total)
-        for piece in self._pieces():
+        for piece in self._pieces(m, W):
             total += self.part(m, piece) @ W[:, piece].T
         # Twice is enough (Parlett, The Symmetric Eigenvalue Problem, section 6.9). One
         # sweep takes away the first coefficients and sums the second ones: the basis
         # comes from memory three times, not four.
         first = total.T.to(W.dtype)
-        for piece in self._pieces():
+        for piece in self._pieces(m, W):
             Q, part = self.part(m, piece), W[:, piece]
             part.addmm_(first, Q, alpha=-1.0)
             again += Q @ part.T
         second = again.T.to(W.dtype)
-        for piece in self._pieces():
+        for piece in self._pieces(m, W):
             W[:, piece].addmm_(second, self.part(m, piece), alpha=-1.0)
         return total + again
 
@@ -96,7 +96,7 @@ class Basis(ABC):
         m, b = coefficients.shape
         weights = coefficients.T.to(dtype=self.dtype, device=self.device).contiguous()
         result = torch.empty(b, self.shape[1], dtype=self.dtype, device=self.device)
-        for piece in self._pieces():
+        for piece in self._pieces(m, weights):
             torch.mm(weights, self.part(m, piece), out=result[:, piece])
         return result
 
@@ -104,7 +104,7 @@ class Basis(ABC):
         """Replace the rows from ``first`` on by ``S'`` times them, in place."""
         weights = S.T.to(dtype=self.dtype, device=self.device).contiguous()
         last = first + S.shape[0]
-        for piece in self._pieces():
+        for piece in self._pieces(last, weights):
             self._write_part(first, weights @ self.part(last, piece)[first:], piece)
 
 

@@ -11,7 +11,7 @@ from curvescope._core.checkpoint import Checkpoint
 from curvescope._core.checks import message
 from curvescope._core.random import gaussian
 from curvescope.linalg._basis import basis_folder, mapped_rows, room_for_rows
-from curvescope.linalg._products import piece_length
+from curvescope.linalg._products import length_of_copies
 from curvescope.linalg._session import Session
 
 _BREAKDOWN_EPS = 20.0
@@ -67,7 +67,7 @@ class ProbeBases:
 
     def project_out(self, W: Tensor, m: int) -> Tensor:
         """Make each row of ``W`` orthogonal to its own first ``m``; return coefficients."""
-        length = piece_length(self.device)
+        length = length_of_copies(self.p * m, self.Q, W)
         if self.n <= length:
             return _orthogonalised(self._part(m, slice(None)), W)[:, :, 0]
         total = torch.zeros(self.p, m, 1, dtype=torch.float64, device=W.device)

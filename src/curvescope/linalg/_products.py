@@ -8,11 +8,30 @@ dtype, at the speed of its matrix product, and the pieces' sums in float64.
 import torch
 from torch import Tensor
 
+_LARGEST_COPY = 64 << 20  # bytes
+
 
 def piece_length(device: torch.device) -> int:
     """Return how many entries of long vectors are treated at once."""
     # A GPU splits its sums itself; larger pieces keep the number of kernels small.
     return 1 << 14 if device.type == "cpu" else 1 << 20
+
+
+def length_of_copies(rows: int, kept: Tensor, read: Tensor) -> int:
+    """Return how many entries of ``rows`` long vectors are read at once.
+
+    Where they are kept otherwise than they are read, a piece of all is copied: such a
+    basis lies elsewhere to save memory, so the copy has to be small beside it.
+
+    Args:
+        rows: How many vectors.
+        kept: A tensor of the dtype and on the device where they are kept.
+        read: Likewise, of those they are read with.
+    """
+    length = piece_length(read.device)
+    if kept.dtype == read.dtype and kept.device == read.device:
+        return length
+    return max(1, min(length, _LARGEST_COPY // max(1, rows * read.dtype.itemsize)))
 
 
 def row_products(X: Tensor, Y: Tensor) -> Tensor:

@@ -4,7 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from curvescope.linalg._lockstep import _orthogonalised
+from curvescope.linalg import _basis, _lockstep, _products
+from curvescope.linalg._basis import make_basis
+from curvescope.linalg._lockstep import ProbeBases, _orthogonalised
+from curvescope.linalg._session import Session, symmetric_operator
 
 SPECTRA = {
     "a gap of eight orders": [1e8, 1e4, *np.linspace(0.0, 1.0, 498)],
@@ -54,3 +57,58 @@ def test_a_row_that_loses_nearly_all_of_itself_is_orthogonalised_again():
 
     left = W[0] / torch.linalg.vector_norm(W[0])
     assert float((Q[0] @ left).abs().max()) < 1e-14
+
+
+def _recorded(monkeypatch, bases, name):
+    """Record the bytes of what is read at once, with pieces as long as on a GPU."""
+    for module in (_products, _lockstep, _basis):
+        monkeypatch.setattr(module, "piece_length", lambda _: 1 << 20, raising=False)
+    read, sizes = getattr(bases, name), []
+
+    def recording(*arguments):
+        part = read(*arguments)
+        sizes.append(part.numel() * part.dtype.itemsize)
+        return part
+
+    monkeypatch.setattr(bases, name, recording)
+    return sizes
+
+
+def test_copies_of_rounded_bases_stay_small_and_orthogonalise(monkeypatch):
+    p, m, n = 8, 32, 100_000
+    generator = torch.Generator().manual_seed(0)
+    session = Session(symmetric_operator(torch.eye(2)), "test", total=None)
+    session.n = n
+    bases = ProbeBases("bfloat16", p, m, session)
+    for j in range(m):
+        bases.write(j, torch.randn(p, n, generator=generator) / n**0.5)
+    W = torch.randn(p, n, generator=generator)
+    # By NumPy, the same two sweeps over rows that are nearly orthonormal.
+    Q = bases._part(m, slice(None)).double().numpy()
+    first = np.einsum("pmn,pn->pm", Q, W.double().numpy())
+    left = W.double().numpy() - np.einsum("pm,pmn->pn", first, Q)
+    second = np.einsum("pmn,pn->pm", Q, left)
+    left -= np.einsum("pm,pmn->pn", second, Q)
+    sizes = _recorded(monkeypatch, bases, "_part")
+
+    found = bases.project_out(W, m)
+
+    assert 0 < max(sizes) <= 64 << 20
+    np.testing.assert_allclose(found.numpy(), first + second, atol=2e-5)
+    np.testing.assert_allclose(W.numpy(), left, atol=2e-5)
+
+
+def test_copies_of_one_rounded_basis_stay_small(monkeypatch):
+    m, n = 200, 100_000
+    generator = torch.Generator().manual_seed(0)
+    kinds = {"dtype": torch.float32, "device": torch.device("cpu")}
+    basis = make_basis("bfloat16", m, n, **kinds)
+    basis.write(0, torch.randn(m, n, generator=generator) / n**0.5)
+    coefficients = torch.randn(m, 2, generator=generator, dtype=torch.float64)
+    expected = coefficients.T @ basis.rows(0, m).double()
+    sizes = _recorded(monkeypatch, basis, "part")
+
+    found = basis.combine(coefficients)
+
+    assert 0 < max(sizes) <= 64 << 20
+    torch.testing.assert_close(found.double(), expected, atol=1e-5, rtol=0)
