@@ -62,6 +62,9 @@ class Session:
         self._track.__exit__(kind, error, trace)
         if kind is None:
             self.check()
+        elif isinstance(error, Exception) and self._saw_not_finite():
+            # With NaN any step may fail, and would blame something else.
+            raise self._not_finite() from error
 
     @property
     def fingerprint(self) -> str:
@@ -70,8 +73,8 @@ class Session:
 
     def check(self) -> None:
         """Raise if the matrix changed since the beginning, or a product was not finite."""
-        if self._finite is not None and not bool(self._finite):
-            self._refuse_not_finite()
+        if self._saw_not_finite():
+            raise self._not_finite()
         if self.A.refresh() != self._fingerprint:
             text = message(
                 "A",
@@ -81,14 +84,18 @@ class Session:
             )
             raise ChangedDuringComputationError(text)
 
-    def _refuse_not_finite(self) -> None:
+    def _saw_not_finite(self) -> bool:
+        return self._finite is not None and not bool(self._finite)
+
+    def _not_finite(self) -> ValueError:
+        self._finite = None  # it is said once
         text = message(
             "A",
             "have finite products",
             f"NaN or infinity in the {self._description}",
             "Look for NaN in weights and data, and for overflow in the dtype.",
         )
-        raise ValueError(text)
+        return ValueError(text)
 
     def product(self, V: Tensor, *, adjoint: bool = False) -> Tensor:
         """Return ``A V / scale`` as a new tensor, in blocks of the operator's width."""
@@ -111,7 +118,7 @@ class Session:
         finite = torch.isfinite(product).all()
         if self.device.type == "cpu":
             if not bool(finite):
-                self._refuse_not_finite()
+                raise self._not_finite()
         else:
             # Reading the flag would wait for the device; `check` reads it later.
             self._finite = finite if self._finite is None else self._finite & finite
@@ -122,7 +129,7 @@ class Session:
     def set_scale(self, size: float) -> None:
         """Take the power of two near ``size``, unless it is 0, as the scale."""
         if not math.isfinite(size):
-            self._refuse_not_finite()
+            raise self._not_finite()
         largest = 126 if self.dtype == torch.float32 else 1000
         if size > 0.0:
             exponent = max(-largest, min(largest, math.frexp(size)[1]))
