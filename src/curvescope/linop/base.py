@@ -68,9 +68,8 @@ class LinearOperator(ABC):
 
         The fingerprint is of everything the matrix depends on (weights, buffers, data).
         Algorithms call this when they begin and when they end: two different answers
-        mean that the matrix changed in between, which is an error. A saved state is
-        resumed only for the fingerprint it has: a function, which cannot be looked
-        into, returns a constant, and there the state's key alone tells matrices apart.
+        mean that the matrix changed in between, which is an error. Saved states are told
+        apart by it; of a function, which returns a constant, by their key alone.
         """
 
     @overload

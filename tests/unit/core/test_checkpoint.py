@@ -5,6 +5,7 @@ import torch
 
 from curvescope._core import files
 from curvescope._core.checkpoint import Checkpoint
+from curvescope.distributed import SharedCheckpoint
 from curvescope.linalg import eigsh, slq
 from curvescope.linop import aslinearoperator
 from curvescope.testing.matrices import matrix_with_spectrum
@@ -22,21 +23,22 @@ def _save(checkpoint, identity, value):
     checkpoint.save({"identity": identity}, {}, appended=_rows(value))
 
 
+@pytest.mark.parametrize("kind", [Checkpoint, SharedCheckpoint])
 @pytest.mark.parametrize("reused", [False, True])
 @pytest.mark.parametrize("other", ["key", "identity"])
 def test_rows_of_a_rejected_state_are_not_taken_for_those_of_the_next(
-    tmp_path, other, reused
+    tmp_path, other, reused, kind
 ):
-    first = Checkpoint(tmp_path, "key")
+    first = kind(tmp_path, "key")
     _save(first, "first", 1.0)
-    second = first if reused else Checkpoint(tmp_path, "key")
+    second = first if reused else kind(tmp_path, "key")
     if other == "key":
         second.key = "another"
 
     assert second.load("second") is None
     _save(second, "second", 2.0)
 
-    state, tensors = Checkpoint(tmp_path, second.key).load("second")
+    state, tensors = kind(tmp_path, second.key).load("second")
     assert state["identity"] == "second"
     assert torch.equal(tensors["row"], _rows(2.0)["row"])
 
