@@ -8,13 +8,10 @@ import torch
 
 from curvescope._core import memory
 from curvescope._core.checkpoint import Checkpoint
-from curvescope._core.errors import AccuracyWarning
 from curvescope.linalg import (
     density_from_nodes,
     diagonal,
-    effective_dimension,
     effective_dimension_from_density,
-    eigsh,
     frobenius_norm,
     lanczos,
     logdet,
@@ -23,7 +20,7 @@ from curvescope.linalg import (
     spectral_density,
     trace,
 )
-from curvescope.linop import FunctionOperator, aslinearoperator
+from curvescope.linop import FunctionOperator
 from curvescope.results import load
 from curvescope.testing.matrices import counting, matrix_with_spectrum
 
@@ -499,121 +496,3 @@ def test_a_killed_density_goes_on_to_the_same_bits(tmp_path, monkeypatch, group)
         assert torch.equal(resumed.nodes, whole.nodes)
         assert torch.equal(resumed.weights, whole.weights)
         assert resumed.cost.num_matvecs == done[0] == 32
-
-
-def test_lanczos_recovers_every_eigenvalue_of_a_full_run():
-    A = _matrix("power law")
-
-    result = lanczos(A, 120)
-
-    np.testing.assert_allclose(
-        result.eigenvalues.flip(0), np.linalg.eigvalsh(A.numpy()), atol=1e-13
-    )
-    V = result.basis
-    torch.testing.assert_close(V.T @ V, torch.eye(120).double(), atol=1e-13, rtol=0)
-    T = torch.diag(result.diagonal)
-    T = T + torch.diag(result.off_diagonal, 1) + torch.diag(result.off_diagonal, -1)
-    torch.testing.assert_close(V.T @ A @ V, T, atol=1e-13, rtol=0)
-
-
-def test_lanczos_stops_where_its_space_is_invariant():
-    result = lanczos(torch.diag(torch.tensor([3.0, 3.0, 1.0, 1.0])), 4)
-
-    assert len(result.diagonal) == 2
-    assert result.residual_norm == 0.0
-    assert "invariant" in result.notes[0]
-
-
-def test_lanczos_refuses_wrong_input():
-    with pytest.raises(ValueError, match="be at most 3"):
-        lanczos(torch.eye(3), 4)
-    with pytest.raises(ValueError, match="not be zero"):
-        lanczos(torch.eye(3), 2, start=torch.zeros(3))
-    with pytest.raises(ValueError, match="of shape"):
-        lanczos(torch.eye(3), 2, start=torch.zeros(4))
-
-
-def test_effective_dimension_agrees_over_all_routes():
-    factor = torch.randn(40, 150, generator=_generator(), dtype=torch.float64)
-    A = factor.T @ factor
-    z = torch.tensor([0.1, 10.0, 1000.0])
-    values = np.linalg.eigvalsh(A.numpy()).clip(0)
-    truth = (values[:, None] / (values[:, None] + z.numpy())).sum(axis=0)
-
-    exact = effective_dimension(A, z=z)
-    factors = effective_dimension(factor, z=z, method="factors")
-    wide = effective_dimension(factor.T @ factor, z=z, method="slq", num_probes=30)
-    given = effective_dimension(torch.as_tensor(values), z=z)
-
-    np.testing.assert_allclose(exact.values, truth, rtol=1e-9)
-    np.testing.assert_allclose(factors.values, truth, rtol=1e-9)
-    np.testing.assert_allclose(given.values, truth, rtol=1e-9)
-    assert exact.method == given.method == "exact"
-    assert (exact.standard_errors == 0).all()
-    low, high = wide.band(level=0.999)
-    assert ((low.numpy() <= truth) & (truth <= high.numpy())).all()
-    assert factors.cost.num_matvecs == 40
-
-
-def test_factors_of_either_shape_give_the_same():
-    tall = aslinearoperator(
-        torch.randn(90, 20, generator=_generator(), dtype=torch.float64)
-    )
-    exact = effective_dimension(tall.adjoint() @ tall, z=1.0)
-
-    assert effective_dimension(tall, z=1.0, method="factors").value == pytest.approx(
-        exact.value
-    )
-
-
-def test_negative_eigenvalues_are_clipped_and_reported():
-    values = torch.tensor([3.0, 1.0, -2.0, -0.5])
-
-    clipped = effective_dimension(values, z=1.0)
-    absolute = effective_dimension(values, z=1.0, negative="abs")
-    kept = effective_dimension(values, z=5.0, negative="keep")
-
-    assert clipped.value == pytest.approx(3 / 4 + 1 / 2)
-    assert absolute.value == pytest.approx(3 / 4 + 1 / 2 + 2 / 3 + 1 / 3)
-    assert kept.value == pytest.approx(3 / 8 + 1 / 6 - 2 / 3 - 0.5 / 4.5)
-    assert (clipped.negative_mass, clipped.negative_count) == (2.5, 2)
-    with pytest.raises(ValueError, match="stay away from -lambda"):
-        effective_dimension(values, z=2.0, negative="keep")
-
-
-def test_top_eigenvalues_give_a_lower_bound_that_says_when_it_is_saturated():
-    A = _matrix("network")
-    pairs = eigsh(A, k=5)
-    truth = effective_dimension(A, z=[1.0, 5.0])
-
-    bound = effective_dimension(pairs, z=[1.0, 5.0])
-
-    assert bound.method == "lower_bound"
-    assert (bound.values <= truth.values).all()
-    with pytest.warns(AccuracyWarning, match="saturated"):
-        saturated = effective_dimension(pairs, z=1e-3)
-    assert any("saturated" in note for note in saturated.notes)
-
-
-def test_too_few_steps_for_a_small_z_are_said():
-    spectrum = torch.logspace(-8, 0, 400, dtype=torch.float64)
-    result = effective_dimension(
-        matrix_with_spectrum(spectrum), z=1e-7, method="slq", num_steps=8
-    )
-
-    assert any("use more steps" in note for note in result.notes)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "match"),
-    [
-        ({"z": 0.0}, "`z` must be finite and above 0"),
-        ({"z": [1.0, -1.0]}, "`z` must be finite and above 0"),
-        ({"z": 1.0, "method": "magic"}, "`method` must be one of"),
-        ({"z": 1.0, "negative": "drop"}, "`negative` must be one of"),
-        ({"z": 1.0, "method": "lower_bound"}, "`A` must be eigenpairs"),
-    ],
-)
-def test_wrong_arguments_of_the_effective_dimension_are_refused(arguments, match):
-    with pytest.raises(ValueError, match=match):
-        effective_dimension(torch.eye(4), **arguments)
