@@ -85,7 +85,8 @@ def _gram(problem: Problem) -> Tensor:
 
 def _symmetrised(matrix: Tensor, part: str) -> Tensor:
     """Return the symmetric part; warn where the rest is more than rounding."""
-    other = matrix.T.contiguous()
+    # A copy in any case: a single entry is its own transpose, and contiguous.
+    other = matrix.T.clone(memory_format=torch.contiguous_format)
     largest = float(matrix.abs().max())
     other -= matrix
     asymmetry = float(other.abs().max())

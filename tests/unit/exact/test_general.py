@@ -9,6 +9,7 @@ from tests.unit.exact.truth import PARTS, assert_matrices, mlp, truth
 from torch import nn
 
 import curvescope.losses as losses
+from curvescope.exact.assembly import matrices
 from curvescope.exact.general import autodiff_matrices
 from curvescope.problem import Problem
 
@@ -89,3 +90,22 @@ def test_an_asymmetric_product_is_reported():
 
     assert any("asymmetric" in str(w.message) for w in caught)
     assert torch.equal(found["hessian"], found["hessian"].T)
+
+
+@pytest.mark.parametrize("method", ["auto", "autodiff", "closed form"])
+def test_the_matrix_of_a_single_parameter_is_its_second_derivative(method):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 2)).double()
+    X, y = torch.randn(30, 2).double(), torch.arange(30) % 2
+    mask = {
+        n: torch.zeros(p.shape, dtype=torch.bool) for n, p in net.named_parameters()
+    }
+    mask["2.bias"][0] = True
+
+    found = matrices(Problem(net, "cross_entropy", (X, y), params=mask), method=method)
+
+    p = torch.softmax(net(X).detach(), dim=1)[:, 0]
+    expected = float((p * (1.0 - p)).mean())  # the bias is an output's own summand
+    for A in (found.hessian, found.ggn):
+        assert float(A.matrix) == pytest.approx(expected, rel=1e-12)
+    assert float(found.functional.matrix) == pytest.approx(0.0, abs=1e-14)
