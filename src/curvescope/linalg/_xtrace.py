@@ -50,7 +50,11 @@ class XTrace:
         if earlier:
             for _ in range(2):
                 Y = without(self.Q, Y)
-        self.Q = torch.cat([self.Q, torch.linalg.qr(Y).Q], dim=1)
+        fresh = torch.linalg.qr(Y).Q
+        if earlier:
+            # Where the range is spanned, what was left is rounding, along anything.
+            fresh = torch.linalg.qr(without(self.Q, fresh)).Q
+        self.Q = torch.cat([self.Q, fresh], dim=1)
         U, rank = self._range()
         m = self.Q.shape[1]
         if rank < m and not earlier:

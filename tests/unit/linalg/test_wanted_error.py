@@ -356,3 +356,23 @@ def test_smoothing_again_keeps_the_distance():
     again = density_from_nodes(density, width=0.5)
 
     assert again.distance == density.distance
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("n", "rank"), [(200, 40), (100, 40), (300, 21), (400, 150)])
+def test_the_trace_of_a_rank_deficient_matrix_is_exact_once_its_range_is_spanned(
+    n, rank, dtype
+):
+    for seed in range(3):
+        generator = torch.Generator().manual_seed(seed)
+        J = torch.randn(rank, n, generator=generator, dtype=torch.float64)
+        A = (J.T @ J / n).to(dtype)
+
+        found = trace(A, error=1e-3, max_matvecs=n - 1, generator=generator)
+
+        truth = float(A.double().trace())
+        low, high = found.interval()
+        rounding = 50 * torch.finfo(dtype).eps * truth
+        assert low - rounding <= truth <= high + rounding
+        if 2 * rank < n:
+            assert found.value == pytest.approx(truth, abs=rounding)
