@@ -69,6 +69,61 @@ def test_a_loss_with_a_differentiable_function_of_its_own_is_right():
     torch.testing.assert_close(found, expected)
 
 
+class _HalfDetached(_OnceSquared):
+    @staticmethod
+    def backward(ctx, grad):
+        (x,) = ctx.saved_tensors
+        return (x + x.detach()) * grad
+
+
+HIDDEN = {
+    "one output of three": lambda f: _OnceSquared.apply(f[:, 0]).sum(),
+    "one sample of nine": lambda f: _OnceSquared.apply(f[:1]).sum(),
+    "beside a part that has one": lambda f: (_OnceSquared.apply(f) + f**4).sum(),
+    "half of it detached": lambda f: _HalfDetached.apply(f).sum(),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", HIDDEN)
+def test_no_part_of_a_loss_may_hide_its_second_derivative(name, dtype):
+    X, y = _samples(dtype=dtype)
+    net = _net(nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 3)).to(dtype)
+    loss = cs.Loss(lambda f, _: HIDDEN[name](f), reduction="sum")
+
+    # Parts of a batch count otherwise than the whole where one sample alone is read.
+    problem = Problem(net, loss, (X, y), check=name != "one sample of nine")
+    for kind in (Hessian, GGN):
+        with pytest.raises(ValueError, match="`loss` must be twice differentiable"):
+            kind(problem).to_dense()
+
+
+class _Hinge(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x.clamp_min(0.0)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad):
+        return (ctx.saved_tensors[0] > 0).to(grad) * grad
+
+
+def test_a_loss_with_kinks_is_no_loss_that_hides_its_second_derivative():
+    X, _ = _samples(n=400)
+    targets = torch.zeros(400, 3, dtype=torch.float64)
+    net = _net(nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 3))
+    problem = Problem(net, _own_loss(_Hinge), (X, targets))
+
+    found = Hessian(problem).to_dense()
+
+    def hinge(f, y):
+        return (f - y).clamp_min(0.0).sum()
+
+    torch.testing.assert_close(found, _dense_hessian(net, hinge, (X, targets)))
+
+
 class _ReversedGradient(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x):
