@@ -251,7 +251,8 @@ class Lockstep:
 
     def _identity(self) -> str:
         s = self.session
-        return f"{self.identity} {self.basis} {s.n} {s.dtype} {s.fingerprint}"
+        seed = self.generator.initial_seed()
+        return f"{self.identity} {self.basis} {seed} {s.n} {s.dtype} {s.fingerprint}"
 
     def state(self) -> dict[str, Any]:
         """Return the numbers that a resumed run needs."""

@@ -436,8 +436,9 @@ class ThickRestart:
         return self.space.basis.rows(0, self.plan.k).clone().T
 
     def _identity(self) -> str:
-        plan, session = self.plan, self.session
-        return f"{plan}, {self.space.size}, {session.n}, {session.dtype}, {session.fingerprint}"
+        plan, session, space = self.plan, self.session, self.space
+        numbers = f"{space.size}, {space.generator.initial_seed()}, {session.n}"
+        return f"{plan}, {numbers}, {session.dtype}, {session.fingerprint}"
 
     def _save(self) -> None:
         if self.checkpoint is None or not self.checkpoint.due():

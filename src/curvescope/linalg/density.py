@@ -31,6 +31,7 @@ _COMB_FREE = (
     0.6  # Gaussians this wide, in units of their spacing, leave 0.2 % of ripple
 )
 _LOUD = 0.1
+_STILL_CHANGED = "the last steps still changed the density"
 
 
 def spectral_density(
@@ -223,7 +224,7 @@ def density_from_nodes(
     notes = source.notes
     if change > _LOUD * float(density.max()):
         text = (
-            f"the last steps still changed the density by {change:.2g}, of a maximum of "
+            f"{_STILL_CHANGED} by {change:.2g}, of a maximum of "
             f"{float(density.max()):.2g}: use more steps or a wider kernel"
         )
         notes = (*notes, text)
@@ -330,7 +331,9 @@ def _of_as_many_steps(
         (d.nodes, d.weights) if steps == fewest else coarser(d.nodes, d.weights, fewest)
         for d, steps in zip(densities, counts, strict=True)
     ]
-    notes = dict.fromkeys(note for d in densities for note in d.notes)
+    # How much the last steps changed is seen anew, for all probes together.
+    every = (note for d in densities for note in d.notes)
+    notes = dict.fromkeys(n for n in every if not n.startswith(_STILL_CHANGED))
     if fewest == most:
         return cut, tuple(notes)
     return cut, (*notes, f"probes of {most} steps were cut to the others' {fewest}")

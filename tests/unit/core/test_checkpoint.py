@@ -111,3 +111,25 @@ def test_a_matrix_goes_on_from_its_own_rows_after_another_one(tmp_path, run, lay
     _interrupted(second, 6, run, checkpoint())
 
     assert torch.equal(run(second, checkpoint()), run(second))
+
+
+@pytest.mark.parametrize("run", [slq, eigsh])
+def test_another_seed_begins_anew(tmp_path, run):
+    matrix = matrix_with_spectrum(torch.linspace(0.0, 1.0, 100).double() ** 3)
+    options = {"num_probes": 4, "num_steps": 30} if run is slq else {"k": 3}
+
+    def seeded(seed):
+        def compute(A, checkpoint=None):
+            generator = torch.Generator().manual_seed(seed)
+            found = run(A, checkpoint=checkpoint, generator=generator, **options)
+            return found.nodes if run is slq else found.eigenvectors
+
+        return compute
+
+    def checkpoint():
+        return Checkpoint(tmp_path, "key", budget=float("inf"))
+
+    _interrupted(matrix, 9, seeded(1), checkpoint())
+
+    found = seeded(2)(aslinearoperator(matrix), checkpoint())
+    torch.testing.assert_close(found, seeded(2)(matrix), rtol=0.0, atol=0.0)
