@@ -233,8 +233,9 @@ class KeptGraphs:
     def running(self, *, builds: bool = False) -> Iterator[None]:
         """Enter what multiplying by graphs needs, and building those that are not kept.
 
-        With ``builds``, building any. Not part of the iteration: a suspended generator would keep the model in eval
-        mode after an error, as long as somebody holds the traceback.
+        With ``builds``, building any. Not part of the iteration: a suspended generator
+        would keep the model in eval mode after an error, as long as somebody holds the
+        traceback.
         """
         try:
             with self._surroundings(builds=builds):

@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from tests.unit.curvature.test_chains import _dense_hessian, _net, _samples
+from tests.unit.problem.test_problem import OnceSquares, Squares
 from torch import nn
 
 import curvescope as cs
@@ -20,24 +21,6 @@ from curvescope.curvature import (
 from curvescope.problem import Problem
 
 
-class _OnceSquared(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x):
-        ctx.save_for_backward(x)
-        return x * x
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, grad):
-        return 2 * ctx.saved_tensors[0] * grad
-
-
-class _Squared(_OnceSquared):
-    @staticmethod
-    def backward(ctx, grad):
-        return 2 * ctx.saved_tensors[0] * grad
-
-
 def _own_loss(function):
     return cs.Loss(lambda f, y: function.apply(f - y).sum(), reduction="sum")
 
@@ -48,7 +31,7 @@ def test_a_loss_that_is_once_differentiable_is_an_error_and_not_a_zero(kind, fol
     X, _ = _samples()
     data = (X, torch.zeros(9, 3, dtype=torch.float64))
     net = _net(nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 3))
-    A = kind(Problem(net, _own_loss(_OnceSquared), data), fold=fold)
+    A = kind(Problem(net, _own_loss(OnceSquares), data), fold=fold)
 
     if kind is FunctionalHessian:  # the loss's first derivative is all it has
         assert bool(torch.isfinite(A.to_dense()).all())
@@ -61,7 +44,7 @@ def test_a_loss_with_a_differentiable_function_of_its_own_is_right():
     X, _ = _samples()
     targets = torch.zeros(9, 3, dtype=torch.float64)
     net = _net(nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 3))
-    H = Hessian(Problem(net, _own_loss(_Squared), (X, targets)))
+    H = Hessian(Problem(net, _own_loss(Squares), (X, targets)))
 
     found = H.to_dense()
 
@@ -69,7 +52,7 @@ def test_a_loss_with_a_differentiable_function_of_its_own_is_right():
     torch.testing.assert_close(found, expected)
 
 
-class _HalfDetached(_OnceSquared):
+class _HalfDetached(Squares):
     @staticmethod
     def backward(ctx, grad):
         (x,) = ctx.saved_tensors
@@ -77,9 +60,9 @@ class _HalfDetached(_OnceSquared):
 
 
 HIDDEN = {
-    "one output of three": lambda f: _OnceSquared.apply(f[:, 0]).sum(),
-    "one sample of nine": lambda f: _OnceSquared.apply(f[:1]).sum(),
-    "beside a part that has one": lambda f: (_OnceSquared.apply(f) + f**4).sum(),
+    "one output of three": lambda f: OnceSquares.apply(f[:, 0]).sum(),
+    "one sample of nine": lambda f: OnceSquares.apply(f[:1]).sum(),
+    "beside a part that has one": lambda f: (OnceSquares.apply(f) + f**4).sum(),
     "half of it detached": lambda f: _HalfDetached.apply(f).sum(),
 }
 
